@@ -1,0 +1,33 @@
+//! The definition of every exact operation: one scalar program each, read top to bottom.
+//!
+//! Nothing here is fast. Everything that is fast must give these bytes. All functions take checked
+//! shapes (slices whose lengths fit) and are total over the values in them; where slices do not fit
+//! they return a [`ShapeError`](crate::ShapeError).
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod fixed;
+mod linear;
+mod norm;
+mod pool;
+
+pub use attention::{MAX_HEAD_WIDTH, QUERY_KEY_CODE, VALUE_CODE, attention};
+pub use elementwise::{add, gelu, gelu_one};
+pub use embedding::embedding;
+pub use fixed::{FRACTION_BITS, fixed_unit};
+pub use linear::{QuantisedRow, accumulate, dequantise, linear, quantise_row};
+pub use norm::{l2_normalise, layer_norm};
+pub use pool::{first_pool, mean_pool};
+
+use crate::ragged::ShapeError;
+use alloc::format;
+
+/// `len` must be `rows * width`.
+pub(crate) fn expect_len(what: &str, len: usize, rows: usize, width: usize) -> Result<(), ShapeError> {
+    if rows.checked_mul(width) == Some(len) {
+        Ok(())
+    } else {
+        Err(ShapeError(format!("{what} has {len} elements, [{rows}, {width}] needs another number")))
+    }
+}
