@@ -29,6 +29,13 @@ pub struct Part {
     pub data: SharedBytes,
 }
 
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = (*self.data).as_ref().len();
+        write!(f, "part `{}` {:?} of {bytes} bytes", self.name, self.dimensions)
+    }
+}
+
 /// A layer could not be built from its parts; the text says which part and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerError(pub String);

@@ -10,6 +10,7 @@ pub const TINY: f32 = 1.0 / LIMIT;
 const ROUNDER: f32 = 12_582_912.0;
 
 /// NaN becomes +0; magnitudes beyond [`LIMIT`] (infinities too) become [`LIMIT`] with their sign.
+#[allow(clippy::eq_op, reason = "x == x is false for NaN alone, and is one vector comparison")]
 #[inline(always)]
 pub fn clean(x: f32) -> f32 {
     let x = if x > LIMIT { LIMIT } else { x };
@@ -57,6 +58,7 @@ pub fn exponent_above(m: f32) -> i32 {
 ///
 /// Cody-Waite reduction by ln 2 in two pieces and the polynomial of Cephes `expf`; every operation
 /// rounded by itself. `exp_negative(0.0)` is exactly 1. Largest relative error 1.2e-7.
+#[allow(clippy::excessive_precision, reason = "the published coefficients")]
 #[inline(always)]
 pub fn exp_negative(x: f32) -> f32 {
     let x = larger(-86.0, x);

@@ -12,11 +12,15 @@ mod linear;
 mod norm;
 mod pool;
 
+#[cfg(feature = "simd")]
+pub(crate) use attention::{DENOMINATOR_ONE, TINY_WEIGHT, WEIGHT_CODE, head_width};
 pub use attention::{MAX_HEAD_WIDTH, QUERY_KEY_CODE, VALUE_CODE, attention};
 pub use elementwise::{add, gelu, gelu_one};
 pub use embedding::embedding;
 pub use fixed::{FRACTION_BITS, fixed_unit};
 pub use linear::{QuantisedRow, accumulate, dequantise, linear, quantise_row};
+#[cfg(feature = "simd")]
+pub(crate) use norm::Sums;
 pub use norm::{l2_normalise, layer_norm};
 pub use pool::{first_pool, mean_pool};
 

@@ -1,0 +1,384 @@
+//! Attention: both of its products by the kernel of the linear layers.
+//!
+//! # How
+//!
+//! 1. For each sequence and head, keys and values are coded and packed in panels: keys as 16 columns of
+//!    a product over the head's width, values as 16 columns of a product over the keys.
+//! 2. A chunk of a sequence's rows is then worked on by one thread, head by head, a tile of rows at a
+//!    time: queries are coded, multiplied with the keys, scores become exponentials, exponentials
+//!    become integer weights, and these are multiplied with the values.
+//! 3. A sum of weights times values fits 32 bits for 64 keys, and for more where the weights are small
+//!    (as they mostly are): `sum p[j] * 1023 < 2^31` is checked. Otherwise 64 keys at a time go to f64,
+//!    exactly.
+//!
+//! The rows of scores are filled up to whole vectors: there the score is the smallest float, its
+//! exponential counts 0 in the denominator, and its weight is 0.
+
+use super::coding::{WideTile, ZERO_WIDE, widen};
+use super::executor::Executor;
+use super::instantiate::instantiate;
+use super::level::Proven;
+use super::rows::{LANES, fold_larger, largest_magnitude};
+use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Step, Tile, ZERO_TILE, tile_rows};
+use crate::number::{TINY, clean, exp_negative, larger, round};
+use crate::ragged::{Lengths, ShapeError};
+use crate::reference::{
+    DENOMINATOR_ONE, MAX_HEAD_WIDTH, QUERY_KEY_CODE, TINY_WEIGHT, VALUE_CODE, WEIGHT_CODE, expect_len, head_width,
+};
+
+/// Pairs of keys whose weighted values fit 32 bits: `32767 * 1023 * 64 < 2^31`.
+const SAFE_PAIRS: usize = 32;
+/// Keys whose parts of the denominator (at most 2^20 each) fit 32 bits.
+const BLOCK: usize = 1024;
+/// Rows of a chunk: long enough to hide its start, short enough to share well.
+const CHUNK_ROWS: usize = 24;
+
+instantiate! {
+    /// Code a row of a head: `codes` becomes the integers, the result is the scale.
+    fn code(x: &[f32], max_code: f32, values: &mut [f32], codes: &mut [i16]) -> f32 = code_body;
+    /// Put two rows of value codes into their step of each panel; panels are `depth` steps long.
+    fn pack_values(even: &[i16], odd: &[i16], steps: &mut [Pairs], depth: usize) = pack_values_body;
+    /// Turn dot products into scores.
+    fn score(sums: &Tile, row_scales: &[f32], key_scales: &[f32; COLUMNS], panel: usize, scores: &mut [f32], stride: usize)
+        = score_body;
+    /// Turn a row of scores into integer weights.
+    fn weigh(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> Weighed = weigh_body;
+    /// Results of one row in one panel.
+    fn finish(sums: &[f64; COLUMNS], scale: f32, out: &mut [f32]) = finish_body;
+    /// Results of one row in one panel, where the sums fit 32 bits.
+    fn finish_narrow(sums: &[i32; COLUMNS], scale: f32, out: &mut [f32]) = finish_narrow_body;
+}
+
+/// What is left of a row of weights.
+pub(super) struct Weighed {
+    /// What the integer results are multiplied with; 0 for a row without weight.
+    scale: f32,
+    /// The sum of the integer weights.
+    total: i64,
+}
+
+/// See [`reference::attention`](crate::reference::attention).
+pub(super) fn attention(
+    executor: &Executor,
+    qkv: &[f32],
+    lengths: &Lengths,
+    width: usize,
+    heads: usize,
+    out: &mut [f32],
+) -> Result<(), ShapeError> {
+    let d = head_width(width, heads)?;
+    let rows = lengths.iter().sum();
+    expect_len("qkv", qkv.len(), rows, 3 * width)?;
+    expect_len("the output", out.len(), rows, width)?;
+    let shape = Shape { level: executor.proven(), width, d, inverse_root: 1.0 / libm::sqrtf(d as f32) };
+
+    let mut first = 0;
+    let sequences: Vec<Sequence<'_>> = lengths
+        .iter()
+        .map(|length| {
+            let rows = qkv.get(first * 3 * width..(first + length) * 3 * width).unwrap_or(&[]);
+            first += length;
+            Sequence { rows, length }
+        })
+        .collect();
+
+    if sequences.len() >= 2 * executor.crew().threads() || executor.crew().threads() == 1 {
+        // Enough sequences for all threads: each packs its own heads, one at a time, in its cache.
+        let ends: Vec<usize> = ends(sequences.iter().map(|s| s.length * width));
+        executor.crew().each_part(out, &ends, |i, out| {
+            let Some(sequence) = sequences.get(i) else { return };
+            for head in 0..heads {
+                let mut packed = Head::default();
+                packed.pack(&shape, sequence, head);
+                packed.attend(&shape, sequence, head, 0, out);
+            }
+        });
+        return Ok(());
+    }
+
+    let mut packed: Vec<Head> = (0..sequences.len() * heads).map(|_| Head::default()).collect();
+    executor.crew().each_chunk(&mut packed, heads.div_ceil(2 * executor.crew().threads()), |i, chunk| {
+        let size = heads.div_ceil(2 * executor.crew().threads());
+        for (at, head) in chunk.iter_mut().enumerate() {
+            let at = i * size + at;
+            if let Some(sequence) = sequences.get(at / heads) {
+                head.pack(&shape, sequence, at % heads);
+            }
+        }
+    });
+    let mut chunks = Vec::new();
+    for (i, sequence) in sequences.iter().enumerate() {
+        let count = sequence.length.div_ceil(CHUNK_ROWS);
+        chunks.extend((0..count).map(|c| (i, c * sequence.length / count, (c + 1) * sequence.length / count)));
+    }
+    let ends = ends(chunks.iter().map(|(_, start, end)| (end - start) * width));
+    executor.crew().each_part(out, &ends, |i, out| {
+        let Some(&(sequence, start, _)) = chunks.get(i) else { return };
+        let heads = packed.iter().skip(sequence * heads).take(heads).enumerate();
+        let Some(sequence) = sequences.get(sequence) else { return };
+        for (head, packed) in heads {
+            packed.attend(&shape, sequence, head, start, out);
+        }
+    });
+    Ok(())
+}
+
+fn ends(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
+    let running = |sum: &mut usize, size: usize| {
+        *sum += size;
+        Some(*sum)
+    };
+    sizes.scan(0, running).collect()
+}
+
+struct Shape {
+    level: Proven,
+    width: usize,
+    d: usize,
+    inverse_root: f32,
+}
+
+impl Shape {
+    /// Steps over the columns of a head.
+    fn depth(&self) -> usize {
+        self.d.div_ceil(Pairs::WIDTH)
+    }
+}
+
+struct Sequence<'a> {
+    /// Queries, keys and values, row by row.
+    rows: &'a [f32],
+    length: usize,
+}
+
+impl Sequence<'_> {
+    /// The columns of a head in row `row` of queries (`part` 0), keys (1) or values (2).
+    fn columns(&self, shape: &Shape, row: usize, part: usize, head: usize) -> &[f32] {
+        let start = (row * 3 + part) * shape.width + head * shape.d;
+        self.rows.get(start..start + shape.d).unwrap_or(&[])
+    }
+}
+
+/// Keys and values of one head of one sequence, coded and packed.
+#[derive(Default)]
+struct Head {
+    keys: Vec<Pairs>,
+    /// Filled up to whole panels with 0.
+    key_scales: Vec<f32>,
+    values: Vec<Pairs>,
+    /// Filled up to whole panels with 0.
+    value_scales: Vec<f32>,
+}
+
+impl Head {
+    fn pack(&mut self, shape: &Shape, sequence: &Sequence<'_>, head: usize) {
+        let panels = sequence.length.div_ceil(COLUMNS);
+        let depth = shape.depth();
+        let value_depth = sequence.length.div_ceil(Pairs::WIDTH);
+        let mut floats = [0.0; MAX_HEAD_WIDTH];
+        let floats = floats.get_mut(..shape.d).unwrap_or(&mut []);
+        let mut codes = [[0i16; MAX_HEAD_WIDTH]; 2];
+
+        self.keys = vec![Pairs::ZERO; panels * depth];
+        self.key_scales = vec![0.0; panels * COLUMNS];
+        for (j, scale) in self.key_scales.iter_mut().enumerate().take(sequence.length) {
+            let [codes, _] = &mut codes;
+            let columns = sequence.columns(shape, j, 1, head);
+            *scale = code(shape.level, columns, QUERY_KEY_CODE, floats, codes.get_mut(..shape.d).unwrap_or(&mut []));
+            let steps = self.keys.iter_mut().skip(j / COLUMNS * depth);
+            for (step, &pair) in steps.zip(codes.as_chunks::<2>().0).take(depth) {
+                if let Some(slot) = step.0.as_chunks_mut::<2>().0.get_mut(j % COLUMNS) {
+                    *slot = pair;
+                }
+            }
+        }
+
+        self.values = vec![Pairs::ZERO; shape.d.div_ceil(COLUMNS) * value_depth];
+        self.value_scales = vec![0.0; panels * COLUMNS];
+        for pair in 0..value_depth {
+            codes = [[0; MAX_HEAD_WIDTH]; 2];
+            let scales = self.value_scales.iter_mut().enumerate().take(sequence.length).skip(pair * 2);
+            for ((j, scale), codes) in scales.zip(&mut codes) {
+                let codes = codes.get_mut(..shape.d).unwrap_or(&mut []);
+                *scale = code(shape.level, sequence.columns(shape, j, 2, head), VALUE_CODE, floats, codes);
+            }
+            let [even, odd] = &codes;
+            pack_values(shape.level, even, odd, self.values.get_mut(pair..).unwrap_or(&mut []), value_depth);
+        }
+    }
+
+    /// The results of this head for the rows of `out`, the first of which is row `first`.
+    fn attend(&self, shape: &Shape, sequence: &Sequence<'_>, head: usize, first: usize, out: &mut [f32]) {
+        let level = shape.level;
+        let depth = shape.depth();
+        let key_stride = depth * Pairs::WIDTH;
+        let value_depth = sequence.length.div_ceil(Pairs::WIDTH);
+        let stride = self.key_scales.len();
+        let rows = out.len() / shape.width;
+        let tiles = rows.div_ceil(tile_rows(level));
+
+        let mut floats = [0.0; MAX_HEAD_WIDTH];
+        let floats = floats.get_mut(..shape.d).unwrap_or(&mut []);
+        let mut queries = vec![0i16; tile_rows(level) * key_stride];
+        let mut scores = vec![f32::MIN; tile_rows(level) * stride];
+        let mut weights = vec![0i16; tile_rows(level) * stride];
+        let mut sums: Tile = ZERO_TILE;
+        for tile in 0..tiles {
+            let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+            let count = end - start;
+
+            let mut row_scales = [0.0f32; MAX_TILE_ROWS];
+            for (r, (codes, scale)) in queries.chunks_exact_mut(key_stride).zip(&mut row_scales).take(count).enumerate()
+            {
+                let columns = sequence.columns(shape, first + start + r, 0, head);
+                let codes = codes.get_mut(..shape.d).unwrap_or(&mut []);
+                *scale = code(level, columns, QUERY_KEY_CODE, floats, codes) * shape.inverse_root;
+            }
+            let row_scales = row_scales.get(..count).unwrap_or(&[]);
+
+            let panels = self.keys.chunks_exact(depth).zip(self.key_scales.as_chunks::<COLUMNS>().0);
+            for (panel, (steps, key_scales)) in panels.enumerate() {
+                Pairs::tile(level, &queries, key_stride, count, steps, &mut sums);
+                score(level, &sums, row_scales, key_scales, panel, &mut scores, stride);
+            }
+
+            let mut scales = [0.0f32; MAX_TILE_ROWS];
+            let mut most = 0;
+            let rows = scores.chunks_exact_mut(stride).zip(weights.chunks_exact_mut(stride));
+            for ((scores, weights), scale) in rows.zip(&mut scales).take(count) {
+                scores.get_mut(sequence.length..).unwrap_or(&mut []).fill(f32::MIN);
+                let weighed = weigh(level, scores, &self.value_scales, weights);
+                *scale = weighed.scale;
+                most = most.max(weighed.total);
+            }
+
+            let narrow = most * VALUE_CODE as i64 <= i64::from(i32::MAX);
+            for (panel, steps) in self.values.chunks_exact(value_depth).enumerate() {
+                let from = head * shape.d + panel * COLUMNS;
+                let to = (from + COLUMNS).min((head + 1) * shape.d);
+                let out = out.chunks_exact_mut(shape.width).skip(start).take(count).zip(scales);
+                let out = out.map(|(out, scale)| (out.get_mut(from..to).unwrap_or(&mut []), scale));
+                if narrow {
+                    Pairs::tile(level, &weights, stride, count, steps, &mut sums);
+                    for ((out, scale), sums) in out.zip(&sums) {
+                        finish_narrow(level, sums, scale, out);
+                    }
+                } else {
+                    let mut wide: WideTile = ZERO_WIDE;
+                    for (i, steps) in steps.chunks(SAFE_PAIRS).enumerate() {
+                        let weights = weights.get(i * SAFE_PAIRS * Pairs::WIDTH..).unwrap_or(&[]);
+                        Pairs::tile(level, weights, stride, count, steps, &mut sums);
+                        widen(level, &sums, count, &mut wide);
+                    }
+                    for ((out, scale), sums) in out.zip(&wide) {
+                        finish(level, sums, scale, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn code_body(x: &[f32], max_code: f32, values: &mut [f32], codes: &mut [i16]) -> f32 {
+    for (v, &x) in values.iter_mut().zip(x) {
+        *v = clean(x);
+    }
+    let max = largest_magnitude(values);
+    if max < TINY {
+        codes.fill(0);
+        return 0.0;
+    }
+    let inverse = max_code / max;
+    for (code, &v) in codes.iter_mut().zip(&*values) {
+        *code = round(v * inverse) as i16;
+    }
+    max / max_code
+}
+
+#[inline(always)]
+fn pack_values_body(even: &[i16], odd: &[i16], steps: &mut [Pairs], depth: usize) {
+    let columns = even.as_chunks::<COLUMNS>().0.iter().zip(odd.as_chunks::<COLUMNS>().0);
+    for (step, (even, odd)) in steps.iter_mut().step_by(depth).zip(columns) {
+        for ((slot, &even), &odd) in step.0.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
+            *slot = [even, odd];
+        }
+    }
+}
+
+#[inline(always)]
+fn score_body(
+    sums: &Tile,
+    row_scales: &[f32],
+    key_scales: &[f32; COLUMNS],
+    panel: usize,
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let rows = sums.iter().zip(row_scales).zip(scores.chunks_exact_mut(stride));
+    for ((sums, &row_scale), scores) in rows {
+        let Some(scores) = scores.as_chunks_mut::<COLUMNS>().0.get_mut(panel) else { return };
+        for ((score, &sum), &key_scale) in scores.iter_mut().zip(sums).zip(key_scales) {
+            *score = sum as f32 * (row_scale * key_scale);
+        }
+    }
+}
+
+#[inline(always)]
+fn weigh_body(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> Weighed {
+    let max = largest(scores);
+    let mut denominator = 0i64;
+    for (scores, scales) in scores.chunks_mut(BLOCK).zip(value_scales.chunks(BLOCK)) {
+        let mut part = 0i32;
+        for (s, &scale) in scores.iter_mut().zip(scales) {
+            let e = exp_negative(*s - max);
+            part += round(e * DENOMINATOR_ONE);
+            *s = e * scale;
+        }
+        denominator += i64::from(part);
+    }
+    let top = largest(scores);
+    if top < TINY_WEIGHT {
+        weights.fill(0);
+        return Weighed { scale: 0.0, total: 0 };
+    }
+
+    let inverse = WEIGHT_CODE / top;
+    let mut total = 0i64;
+    for (scores, weights) in scores.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {
+        let mut part = 0i32;
+        for (&w, weight) in scores.iter().zip(weights) {
+            let p = round(w * inverse);
+            part += p;
+            *weight = p as i16;
+        }
+        total += i64::from(part);
+    }
+    Weighed { scale: (top / WEIGHT_CODE) * (DENOMINATOR_ONE / denominator as f32), total }
+}
+
+/// The largest of whole vectors of floats.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let mut lanes = [f32::MIN; LANES];
+    for chunk in row.as_chunks::<LANES>().0 {
+        for (lane, &s) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, s);
+        }
+    }
+    fold_larger(&lanes)
+}
+
+#[inline(always)]
+fn finish_body(sums: &[f64; COLUMNS], scale: f32, out: &mut [f32]) {
+    for (y, &sum) in out.iter_mut().zip(sums) {
+        *y = sum as f32 * scale;
+    }
+}
+
+#[inline(always)]
+fn finish_narrow_body(sums: &[i32; COLUMNS], scale: f32, out: &mut [f32]) {
+    for (y, &sum) in out.iter_mut().zip(sums) {
+        *y = sum as f32 * scale;
+    }
+}

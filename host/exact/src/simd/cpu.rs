@@ -1,0 +1,344 @@
+//! The integer product on this machine's CPU, and the linear layer fused around it.
+//!
+//! # How
+//!
+//! 1. Weights are packed once, in panels of 16 columns (see [`tile`](super::tile)): as pairs of 16-bit
+//!    numbers, or as quads of 8-bit numbers where the machine has VNNI.
+//! 2. A piece of work is a chunk of rows by a group of panels. Its rows are coded into memory that the
+//!    thread keeps; each panel is fetched once and meets all rows of the chunk while it is in cache;
+//!    sums are scaled to floats as each tile ends.
+//! 3. With many rows the pieces are row chunks, and each codes its own rows. With few rows they are groups
+//!    of panels too, and the rows are coded once before.
+
+use super::coding::{Coder, Columns, WideTile, ZERO_WIDE, scale_centred, scale_narrow, scale_wide};
+use super::crew::Shared;
+use super::executor::Executor;
+use super::level::Proven;
+use super::product::{Product, ProductError};
+use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Quads, Tile, ZERO_TILE, tile_rows};
+use crate::layer::{Activation, Linear};
+use crate::reference::{QuantisedRow, expect_len};
+use core::ops::Range;
+
+/// Rows of a chunk: their codes stay in the second-level cache beside a panel.
+const CHUNK_ROWS: usize = 96;
+/// Fewer rows than this are not worth fetching all weights for.
+const LEAST_CHUNK_ROWS: usize = 24;
+/// Below this many multiply-adds a second thread comes too late.
+const LEAST_WORK: usize = 400_000;
+
+/// The product on this machine's CPU.
+pub struct CpuProduct {
+    inputs: usize,
+    outputs: usize,
+    level: Proven,
+    row_sum: Vec<i32>,
+    weights: Weights,
+}
+
+enum Weights {
+    Pairs(Packed<Pairs>),
+    Quads(Packed<Quads>),
+}
+
+impl CpuProduct {
+    /// Pack the weights of `layer` for the level of `executor`.
+    pub fn new(layer: &Linear, executor: &Executor) -> Self {
+        let level = executor.proven();
+        let weights = if Quads::suits(level) {
+            Weights::Quads(Packed::new(layer, level))
+        } else {
+            Weights::Pairs(Packed::new(layer, level))
+        };
+        Self { inputs: layer.inputs, outputs: layer.outputs, level, row_sum: layer.row_sum.clone(), weights }
+    }
+
+    /// Bytes that the packed weights take.
+    pub fn packed_bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Pairs(packed) => size_of_val(packed.steps.as_slice()),
+            Weights::Quads(packed) => size_of_val(packed.steps.as_slice()),
+        }
+    }
+
+    /// Whether this was packed from weights of this shape for this executor's level.
+    pub(super) fn fits(&self, layer: &Linear, executor: &Executor) -> bool {
+        (self.inputs, self.outputs, self.level) == (layer.inputs, layer.outputs, executor.proven())
+    }
+
+    /// The whole linear layer; slices were checked against `layer`, which this was made from.
+    pub(super) fn linear(&self, executor: &Executor, layer: &Linear, x: &[f32], rows: usize, out: &mut [f32]) {
+        match &self.weights {
+            Weights::Pairs(packed) => packed.linear(executor, layer, x, rows, out),
+            Weights::Quads(packed) => packed.linear(executor, layer, x, rows, out),
+        }
+    }
+
+    fn check(&self, codes: usize, rows: usize, totals: usize) -> Result<(), ProductError> {
+        expect_len("the codes", codes, rows, self.inputs)?;
+        expect_len("the totals", totals, rows, self.outputs)?;
+        Ok(())
+    }
+}
+
+/// Without the fusion, on the calling thread: for the self-test and for backends that build on this one.
+impl Product for CpuProduct {
+    fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
+        self.check(codes.len(), rows, totals.len())?;
+        match &self.weights {
+            Weights::Pairs(packed) => packed.product_u8(codes, totals),
+            Weights::Quads(packed) => packed.product_u8(codes, totals),
+        }
+        Ok(())
+    }
+
+    fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
+        self.check(codes.len(), rows, totals.len())?;
+        match &self.weights {
+            Weights::Pairs(packed) => packed.product_u16(codes, &self.row_sum, totals),
+            Weights::Quads(packed) => packed.product_u16(codes, &self.row_sum, totals),
+        }
+        Ok(())
+    }
+
+    fn as_cpu(&self) -> Option<&CpuProduct> {
+        Some(self)
+    }
+}
+
+/// Weights in panels.
+struct Packed<S> {
+    level: Proven,
+    inputs: usize,
+    outputs: usize,
+    /// Panel by panel, [`depth`](Self::depth) steps each.
+    steps: Vec<S>,
+}
+
+/// Where a tile lies.
+struct At {
+    row: usize,
+    rows: usize,
+    panel: usize,
+}
+
+/// What a tile adds up to.
+enum Sums<'a> {
+    Narrow(&'a Tile),
+    Wide(&'a WideTile),
+}
+
+impl<S: Coder> Packed<S> {
+    fn new(layer: &Linear, level: Proven) -> Self {
+        let depth = layer.inputs.div_ceil(S::WIDTH);
+        let mut steps = vec![S::ZERO; depth * layer.outputs.div_ceil(COLUMNS)];
+        let columns = layer.weight.as_slice().chunks_exact(layer.inputs).enumerate();
+        for (n, weights) in columns {
+            let panel = steps.iter_mut().skip(n / COLUMNS * depth);
+            for (step, weights) in panel.zip(weights.chunks(S::WIDTH)) {
+                for (k, &weight) in weights.iter().enumerate() {
+                    step.set(n % COLUMNS * S::WIDTH + k, weight);
+                }
+            }
+        }
+        Self { level, inputs: layer.inputs, outputs: layer.outputs, steps }
+    }
+
+    fn depth(&self) -> usize {
+        self.inputs.div_ceil(S::WIDTH)
+    }
+
+    /// Codes of a row, filled up to whole steps.
+    fn stride(&self) -> usize {
+        self.depth() * S::WIDTH
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(COLUMNS)
+    }
+
+    /// Call `sink` with the sums of every tile of the coded `rows` and the `panels`.
+    fn each_tile(
+        &self,
+        codes: &[S::Code],
+        rows: usize,
+        activation: Activation,
+        panels: Range<usize>,
+        mut sink: impl FnMut(At, Sums<'_>),
+    ) {
+        if rows == 0 {
+            return;
+        }
+        let (stride, depth) = (self.stride(), self.depth());
+        let limbs = S::limbs(activation);
+        // As even as possible: a last tile of one row would waste the weights it loads.
+        let tiles = rows.div_ceil(tile_rows(self.level) / limbs);
+        let mut sums = ZERO_TILE;
+        for panel in panels {
+            let Some(steps) = self.steps.get(panel * depth..(panel + 1) * depth) else { return };
+            for tile in 0..tiles {
+                let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                let at = At { row, rows: end - row, panel };
+                let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
+                match activation {
+                    Activation::U8 => {
+                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                        sink(at, Sums::Narrow(&sums));
+                    }
+                    Activation::U16 if limbs == 1 && depth <= S::WIDE_DEPTH_ONCE => {
+                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                        sink(at, Sums::Narrow(&sums));
+                    }
+                    Activation::U16 => {
+                        let mut wide = ZERO_WIDE;
+                        let chunk = S::WIDE_DEPTH;
+                        for (i, steps) in steps.chunks(chunk).enumerate() {
+                            let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
+                            S::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
+                            S::widen(self.level, &sums, at.rows, &mut wide);
+                        }
+                        sink(at, Sums::Wide(&wide));
+                    }
+                }
+            }
+        }
+    }
+
+    fn product_u8(&self, codes: &[u8], totals: &mut [i32]) {
+        let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * self.stride());
+        let mut rows = 0;
+        for row in codes.chunks_exact(self.inputs) {
+            rows += 1;
+            coded.extend(row.iter().map(|&code| S::from_u8(code)));
+            coded.resize(rows * self.stride(), S::Code::default());
+        }
+        self.each_tile(&coded, rows, Activation::U8, 0..self.panels(), |at, sums| {
+            if let Sums::Narrow(sums) = sums {
+                self.write(totals, &at, |r, c| sums.get(r).and_then(|s| s.get(c)).copied());
+            }
+        });
+    }
+
+    fn product_u16(&self, codes: &[u16], row_sum: &[i32], totals: &mut [i64]) {
+        let limbs = S::limbs(Activation::U16);
+        let stride = self.stride();
+        let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * limbs * stride);
+        let mut rows = 0;
+        for row in codes.chunks_exact(self.inputs) {
+            rows += 1;
+            for limb in 0..limbs {
+                coded.extend(row.iter().map(|&code| S::from_u16(code, limb)));
+                coded.resize(coded.len().next_multiple_of(stride), S::Code::default());
+            }
+        }
+        self.each_tile(&coded, rows, Activation::U16, 0..self.panels(), |at, sums| {
+            let centre = |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
+            let sum = |r: usize, c: usize| match sums {
+                Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
+                Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
+            };
+            self.write(totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
+        });
+    }
+
+    fn write<T>(&self, totals: &mut [T], at: &At, sum: impl Fn(usize, usize) -> Option<T>) {
+        for (r, out) in totals.chunks_exact_mut(self.outputs).skip(at.row).take(at.rows).enumerate() {
+            for (c, out) in out.iter_mut().skip(at.panel * COLUMNS).take(COLUMNS).enumerate() {
+                if let Some(sum) = sum(r, c) {
+                    *out = sum;
+                }
+            }
+        }
+    }
+
+    fn linear(&self, executor: &Executor, layer: &Linear, x: &[f32], rows: usize, out: &mut [f32]) {
+        let work = rows.saturating_mul(self.inputs).saturating_mul(self.outputs);
+        let threads = if work < LEAST_WORK { 1 } else { executor.threads() };
+        let out = Shared::new(out);
+        let row_limbs = S::limbs(layer.activation) * self.stride();
+
+        if threads == 1 || rows >= threads * LEAST_CHUNK_ROWS {
+            let chunks = rows.div_ceil(CHUNK_ROWS).next_multiple_of(threads);
+            executor.crew().each(chunks, &|i| {
+                let (start, end) = (i * rows / chunks, (i + 1) * rows / chunks);
+                S::scratch().with_borrow_mut(|codes| {
+                    let scales = self.code(layer, x, start..end, grown(codes, (end - start) * row_limbs));
+                    self.piece(layer, codes, &scales, start, 0..self.panels(), &out);
+                });
+            });
+            return;
+        }
+
+        let mut codes = S::scratch().take();
+        let scales = self.code(layer, x, 0..rows, grown(&mut codes, rows * row_limbs));
+        let chunks = rows.div_ceil(CHUNK_ROWS);
+        let groups = (threads * 3).div_ceil(chunks.max(1)).min(self.panels());
+        executor.crew().each(chunks * groups, &|i| {
+            let (chunk, group) = (i / groups, i % groups);
+            let (start, end) = (chunk * rows / chunks, (chunk + 1) * rows / chunks);
+            let panels = group * self.panels() / groups..(group + 1) * self.panels() / groups;
+            let codes = codes.get(start * row_limbs..).unwrap_or(&[]);
+            self.piece(layer, codes, scales.get(start..end).unwrap_or(&[]), start, panels, &out);
+        });
+        S::scratch().replace(codes);
+    }
+
+    /// Code some rows, one after another.
+    fn code(&self, layer: &Linear, x: &[f32], rows: Range<usize>, codes: &mut [S::Code]) -> Vec<QuantisedRow> {
+        let mut values = vec![0.0; self.inputs];
+        let x = x.get(rows.start * self.inputs..rows.end * self.inputs).unwrap_or(&[]);
+        x.chunks_exact(self.inputs)
+            .zip(codes.chunks_exact_mut(S::limbs(layer.activation) * self.stride()))
+            .map(|(x, codes)| S::code(self.level, layer, x, &mut values, codes))
+            .collect()
+    }
+
+    /// The results of some coded rows, of which the first is row `first`, and some panels.
+    fn piece(
+        &self,
+        layer: &Linear,
+        codes: &[S::Code],
+        scales: &[QuantisedRow],
+        first: usize,
+        panels: Range<usize>,
+        out: &Shared<'_, f32>,
+    ) {
+        let mut columns = Columns::new(layer, panels.start);
+        let mut panel = panels.start;
+        let mut scaled = [[0.0; COLUMNS]; MAX_TILE_ROWS];
+        self.each_tile(codes, scales.len(), layer.activation, panels, |at, sums| {
+            if at.panel != panel {
+                panel = at.panel;
+                columns = Columns::new(layer, panel);
+            }
+            let scales = scales.get(at.row..at.row + at.rows).unwrap_or(&[]);
+            match sums {
+                Sums::Narrow(sums) if layer.activation == Activation::U16 => {
+                    scale_centred(self.level, sums, S::CENTRE, scales, &columns, &mut scaled);
+                }
+                Sums::Narrow(sums) => scale_narrow(self.level, sums, scales, &columns, &mut scaled),
+                Sums::Wide(sums) => scale_wide(self.level, sums, S::CENTRE, scales, &columns, &mut scaled),
+            }
+            for (r, scaled) in scaled.iter().take(at.rows).enumerate() {
+                let start = (first + at.row + r) * self.outputs;
+                let (from, to) = (panel * COLUMNS, ((panel + 1) * COLUMNS).min(self.outputs));
+                // SAFETY: pieces differ in their rows or in their panels, and this one writes each of its
+                // rows and panels once.
+                #[allow(unsafe_code)]
+                let out = unsafe { out.range(start + from, start + to) };
+                match out.as_mut_array::<COLUMNS>() {
+                    Some(out) => *out = *scaled,
+                    None => out.iter_mut().zip(scaled).for_each(|(y, &s)| *y = s),
+                }
+            }
+        });
+    }
+}
+
+/// The first `len` elements, after making there be as many.
+fn grown<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    memory.get_mut(..len).unwrap_or(&mut [])
+}

@@ -1,0 +1,216 @@
+//! Threads that share the parts of one operation.
+//!
+//! An operation of a small model lasts tens of microseconds, as long as waking a thread. So the
+//! calling thread does not hand its work over and sleep: it takes parts itself, from the same counter
+//! as the threads of the pool, and those that wake late find less left to do. When no part is left it
+//! waits only for parts that others have begun, never for a thread that has not come yet.
+
+use core::any::Any;
+use core::marker::PhantomData;
+use core::panic::AssertUnwindSafe;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Thread, current, park};
+
+/// How often the calling thread looks for the others to finish before it sleeps.
+const SPINS: usize = 20_000;
+
+/// A pool of threads, the calling thread among them.
+pub(super) struct Crew {
+    /// The others; none if the calling thread is alone.
+    pool: Option<rayon::ThreadPool>,
+    threads: usize,
+}
+
+impl Crew {
+    /// A crew of `threads`, the calling one included.
+    pub(super) fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pool = match threads {
+            0 | 1 => None,
+            _ => Some(
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads - 1)
+                    .thread_name(|i| format!("exact-{}", i + 1))
+                    .build()?,
+            ),
+        };
+        Ok(Self { pool, threads: threads.max(1) })
+    }
+
+    /// How many threads there are.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Call `work` once for each part of `data`; part i ends at `ends[i]` and starts where the one
+    /// before it ends. `ends` must not decrease nor pass the end of `data`.
+    pub(super) fn each_part<T: Send>(&self, data: &mut [T], ends: &[usize], work: impl Fn(usize, &mut [T]) + Sync) {
+        assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end <= data.len()), "parts that do not fit");
+        let whole = Shared::new(data);
+        let bounds = |i: usize| {
+            let start = i.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
+            (start, ends.get(i).copied().unwrap_or(start))
+        };
+        let part = |i: usize| {
+            let (start, end) = bounds(i);
+            // SAFETY: the ends are sorted, so parts do not overlap, and each index comes once.
+            #[allow(unsafe_code)]
+            let part = unsafe { whole.range(start, end) };
+            work(i, part);
+        };
+        self.each(ends.len(), &part);
+    }
+
+    /// As [`each_part`](Self::each_part), in parts of `size` elements (the last may be shorter).
+    pub(super) fn each_chunk<T: Send>(&self, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        if size >= data.len() || self.pool.is_none() {
+            for (i, chunk) in data.chunks_mut(size.max(1)).enumerate() {
+                work(i, chunk);
+            }
+            return;
+        }
+        let len = data.len();
+        let ends: Vec<usize> = (1..=len.div_ceil(size)).map(|i| (i * size).min(len)).collect();
+        self.each_part(data, &ends, work);
+    }
+
+    /// Call `work` once for each index below `parts`.
+    pub(super) fn each(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        let Some(pool) = self.pool.as_ref().filter(|_| parts > 1) else {
+            (0..parts).for_each(work);
+            return;
+        };
+        let work: *const (dyn Fn(usize) + Sync + '_) = work;
+        // SAFETY: only the lifetime changes. `Job::run` follows the pointer for indices below `parts`
+        // alone, and this function returns when all of those are done.
+        #[allow(unsafe_code)]
+        let work = unsafe {
+            core::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work)
+        };
+        let job = Arc::new(Job {
+            work,
+            parts,
+            next: AtomicUsize::new(0),
+            left: AtomicUsize::new(parts),
+            failure: Mutex::new(None),
+            caller: current(),
+        });
+        for _ in 1..self.threads.min(parts) {
+            let job = Arc::clone(&job);
+            pool.spawn(move || job.run());
+        }
+        job.run();
+        let mut spins = 0;
+        while job.left.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            if spins < SPINS {
+                core::hint::spin_loop();
+            } else {
+                park();
+            }
+        }
+        let failure = job.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(failure) = failure {
+            resume_unwind(failure);
+        }
+    }
+}
+
+struct Job {
+    work: *const (dyn Fn(usize) + Sync),
+    parts: usize,
+    next: AtomicUsize,
+    left: AtomicUsize,
+    /// What a part panicked with: a fault of this program, which the caller must see.
+    failure: Mutex<Option<Box<dyn Any + Send>>>,
+    caller: Thread,
+}
+
+// SAFETY: `work` is `Sync` behind the pointer, and `run` says when it may be followed.
+#[allow(unsafe_code)]
+unsafe impl Send for Job {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Job {}
+
+impl Job {
+    fn run(&self) {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= self.parts {
+                return;
+            }
+            // SAFETY: part i is not done, so `left` is not 0 and `Crew::each` still holds the borrow.
+            #[allow(unsafe_code)]
+            let work = unsafe { &*self.work };
+            if let Err(failure) = catch_unwind(AssertUnwindSafe(|| work(i))) {
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            }
+            if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.caller.unpark();
+            }
+        }
+    }
+}
+
+/// A slice that several threads write to, each in ranges of its own.
+pub(super) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Shared<'a, T> {
+    /// Borrow `data` until this is dropped.
+    pub(super) fn new(data: &'a mut [T]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
+    }
+
+    /// The elements from `start` to `end`, or as many of them as there are.
+    ///
+    /// # Safety
+    /// No two ranges that are alive at the same time may overlap.
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    pub(super) unsafe fn range(&self, start: usize, end: usize) -> &mut [T] {
+        let end = end.min(self.len);
+        let start = start.min(end);
+        // SAFETY: in bounds, borrowed for 'a, and the caller keeps ranges apart.
+        unsafe { core::slice::from_raw_parts_mut(self.start.add(start), end - start) }
+    }
+}
+
+// SAFETY: it only hands out disjoint `&mut [T]`, which may go to other threads as T: Send.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_once() {
+        for threads in 1..4 {
+            let crew = Crew::new(threads).unwrap();
+            for parts in 0..40 {
+                let mut data = vec![0u8; parts * 3];
+                let ends: Vec<usize> = (1..=parts).map(|i| i * 3).collect();
+                crew.each_part(&mut data, &ends, |i, part| part.iter_mut().for_each(|x| *x += i as u8 + 1));
+                let want: Vec<u8> = (0..parts * 3).map(|i| (i / 3) as u8 + 1).collect();
+                assert_eq!(data, want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_part_reaches_the_caller_and_the_crew_lives_on() {
+        let crew = Crew::new(2).unwrap();
+        let failed = catch_unwind(AssertUnwindSafe(|| crew.each(9, &|i| assert_ne!(i, 5))));
+        assert!(failed.is_err());
+        let count = AtomicUsize::new(0);
+        crew.each(9, &|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 9);
+    }
+}

@@ -1,0 +1,335 @@
+//! The threads, and one method for every operation.
+
+use super::coding::{code_u8, code_u16};
+use super::crew::Crew;
+use super::level::{Level, Proven};
+use super::product::{Product, ProductError};
+use super::{attention, rows};
+use crate::layer::{Activation, Embedding, LayerNorm, Linear};
+use crate::ragged::{Lengths, ShapeError};
+use crate::reference::{QuantisedRow, dequantise, expect_len};
+use core::fmt;
+use core::ops::Range;
+
+/// Most threads an executor may own.
+const MAX_THREADS: usize = 1024;
+/// Elements of a part of an operation that spends some ten instructions on each.
+const ROW_CHUNK: usize = 8 * 1024;
+/// Elements of a part of an addition.
+const ADD_CHUNK: usize = 64 * 1024;
+
+/// Runs the exact operations at one [`Level`] on its own threads.
+///
+/// Methods take the same arguments, give the same errors and write the same bytes as the functions of
+/// the same name in [`reference`].
+pub struct Executor {
+    level: Proven,
+    crew: Crew,
+}
+
+impl Executor {
+    /// An executor with `threads` threads, the calling one among them.
+    ///
+    /// # Errors
+    /// A level that this machine does not have, 0 threads or over 1024, threads that do not start.
+    pub fn new(level: Level, threads: usize) -> Result<Self, ExecutorError> {
+        let level = Proven::new(level).ok_or(ExecutorError::NoSuchLevel(level))?;
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(ExecutorError::Threads(threads));
+        }
+        Ok(Self { level, crew: Crew::new(threads).map_err(ExecutorError::Pool)? })
+    }
+
+    /// The level.
+    pub fn level(&self) -> Level {
+        self.level.level()
+    }
+
+    /// How many threads work on one operation at most.
+    pub fn threads(&self) -> usize {
+        self.crew.threads()
+    }
+
+    /// The level, as a proof.
+    pub(super) fn proven(&self) -> Proven {
+        self.level
+    }
+
+    /// The threads.
+    pub(super) fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// See [`reference::embedding`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn embedding(&self, layer: &Embedding, ids: &[i32], out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("the output", out.len(), ids.len(), layer.width)?;
+        let outside = |&&id: &&i32| usize::try_from(id).map_or(true, |id| id >= layer.rows);
+        if let Some(id) = ids.iter().find(outside) {
+            return Err(ShapeError(format!("id {id} is outside the table of {} rows", layer.rows)));
+        }
+        rows::embedding(self.level, layer, ids, out);
+        Ok(())
+    }
+
+    /// See [`reference::layer_norm`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn layer_norm(
+        &self,
+        layer: &LayerNorm,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        rows: usize,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        let width = layer.gain.len();
+        expect_len("x", x.len(), rows, width)?;
+        expect_len("the output", out.len(), rows, width)?;
+        if let Some(residual) = residual {
+            expect_len("the residual", residual.len(), rows, width)?;
+        }
+        let chunk = ROW_CHUNK.div_ceil(width) * width;
+        self.crew.each_chunk(out, chunk, |i, out| {
+            let part = |all: &'_ [f32]| i * chunk..(i * chunk + out.len()).min(all.len());
+            let residual = residual.and_then(|r| r.get(part(r)));
+            rows::layer_norm(self.level, layer, x.get(part(x)).unwrap_or(&[]), residual, out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::gelu`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn gelu(&self, x: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("the output", out.len(), x.len(), 1)?;
+        self.crew.each_chunk(out, ROW_CHUNK, |i, out| {
+            rows::gelu(self.level, x.get(i * ROW_CHUNK..).unwrap_or(&[]), out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::add`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn add(&self, a: &[f32], b: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("b", b.len(), a.len(), 1)?;
+        expect_len("the output", out.len(), a.len(), 1)?;
+        self.crew.each_chunk(out, ADD_CHUNK, |i, out| {
+            let from = i * ADD_CHUNK;
+            rows::add(self.level, a.get(from..).unwrap_or(&[]), b.get(from..).unwrap_or(&[]), out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::attention`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn attention(
+        &self,
+        qkv: &[f32],
+        lengths: &Lengths,
+        width: usize,
+        heads: usize,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        attention::attention(self, qkv, lengths, width, heads, out)
+    }
+
+    /// See [`reference::mean_pool`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn mean_pool(&self, x: &[f32], lengths: &Lengths, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("x", x.len(), lengths.iter().sum(), width)?;
+        expect_len("the output", out.len(), lengths.sequences(), width)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let sequences = sequences(lengths, width);
+        self.crew.each_chunk(out, width, |i, out| {
+            let sequence = sequences.get(i).and_then(|range| x.get(range.clone())).unwrap_or(&[]);
+            rows::mean_pool(self.level, sequence, width, out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::first_pool`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn first_pool(&self, x: &[f32], lengths: &Lengths, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("x", x.len(), lengths.iter().sum(), width)?;
+        expect_len("the output", out.len(), lengths.sequences(), width)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        for (range, out) in sequences(lengths, width).into_iter().zip(out.chunks_exact_mut(width)) {
+            rows::clean_all(self.level, x.get(range).unwrap_or(&[]), out);
+        }
+        Ok(())
+    }
+
+    /// See [`reference::l2_normalise`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn l2_normalise(&self, x: &[f32], rows: usize, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_len("x", x.len(), rows, width)?;
+        expect_len("the output", out.len(), rows, width)?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        let chunk = ROW_CHUNK.div_ceil(width) * width;
+        self.crew.each_chunk(out, chunk, |i, out| {
+            rows::l2_normalise(self.level, x.get(i * chunk..).unwrap_or(&[]), width, out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::linear`]; the integer product is done by `product`, which must have been
+    /// prepared from `layer`.
+    ///
+    /// # Errors
+    /// As the reference, and whatever `product` answers.
+    pub fn linear(
+        &self,
+        layer: &Linear,
+        product: &dyn Product,
+        x: &[f32],
+        rows: usize,
+        out: &mut [f32],
+    ) -> Result<(), LinearError> {
+        expect_len("x", x.len(), rows, layer.inputs)?;
+        expect_len("the output", out.len(), rows, layer.outputs)?;
+        match product.as_cpu().filter(|cpu| cpu.fits(layer, self)) {
+            Some(cpu) => cpu.linear(self, layer, x, rows, out),
+            None => self.linear_elsewhere(layer, product, x, rows, out)?,
+        }
+        Ok(())
+    }
+
+    /// Code all rows, call `product` once, scale all sums.
+    fn linear_elsewhere(
+        &self,
+        layer: &Linear,
+        product: &dyn Product,
+        x: &[f32],
+        rows: usize,
+        out: &mut [f32],
+    ) -> Result<(), ProductError> {
+        let prescale = layer.prescale.as_deref();
+        let mut values = vec![0.0; layer.inputs];
+        let coded_rows = x.chunks_exact(layer.inputs);
+        let totals: Vec<i64>;
+        let scales: Vec<QuantisedRow>;
+        match layer.activation {
+            Activation::U8 => {
+                let mut codes = vec![0u8; x.len()];
+                scales = coded_rows
+                    .zip(codes.chunks_exact_mut(layer.inputs))
+                    .map(|(x, codes)| code_u8(self.level, x, prescale, &mut values, codes))
+                    .collect();
+                let mut narrow = vec![0i32; out.len()];
+                product.product_u8(&codes, rows, &mut narrow)?;
+                totals = narrow.into_iter().map(i64::from).collect();
+            }
+            Activation::U16 => {
+                let mut codes = vec![0u16; x.len()];
+                scales = coded_rows
+                    .zip(codes.chunks_exact_mut(layer.inputs))
+                    .map(|(x, codes)| code_u16(self.level, x, prescale, &mut values, codes))
+                    .collect();
+                let mut wide = vec![0i64; out.len()];
+                product.product_u16(&codes, rows, &mut wide)?;
+                totals = wide;
+            }
+        }
+        let all = out.chunks_exact_mut(layer.outputs).zip(totals.chunks_exact(layer.outputs)).zip(scales);
+        for ((out, totals), row) in all {
+            let columns = layer.row_sum.iter().zip(&layer.scale).zip(&layer.bias);
+            for ((y, &total), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(totals).zip(columns) {
+                *y = dequantise(total, row, row_sum, scale, bias);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where each sequence lies in a tensor of rows.
+fn sequences(lengths: &Lengths, width: usize) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let range = |length: usize| {
+        let range = start..start + length * width;
+        start = range.end;
+        range
+    };
+    lengths.iter().map(range).collect()
+}
+
+/// Why there is no executor.
+#[derive(Debug)]
+pub enum ExecutorError {
+    /// This machine lacks the instructions.
+    NoSuchLevel(Level),
+    /// Not a number of threads.
+    Threads(usize),
+    /// The operating system gave no threads.
+    Pool(rayon::ThreadPoolBuildError),
+}
+
+impl fmt::Display for ExecutorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchLevel(level) => {
+                let have: Vec<_> = Level::available().into_iter().map(Level::name).collect();
+                write!(f, "this machine has no {level} instructions: choose among {}", have.join(", "))
+            }
+            Self::Threads(threads) => write!(f, "{threads} threads: choose 1 to {MAX_THREADS}"),
+            Self::Pool(error) => write!(f, "the worker threads did not start: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for ExecutorError {}
+
+/// Why a linear layer has no answer.
+#[derive(Debug)]
+pub enum LinearError {
+    /// Slices that do not fit the layer.
+    Shape(ShapeError),
+    /// The product has no answer.
+    Product(ProductError),
+}
+
+impl fmt::Display for LinearError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape(error) => error.fmt(f),
+            Self::Product(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for LinearError {}
+
+impl From<ShapeError> for LinearError {
+    fn from(error: ShapeError) -> Self {
+        Self::Shape(error)
+    }
+}
+
+impl From<ProductError> for LinearError {
+    fn from(error: ProductError) -> Self {
+        match error {
+            ProductError::Shape(shape) => Self::Shape(shape),
+            other => Self::Product(other),
+        }
+    }
+}

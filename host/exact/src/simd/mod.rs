@@ -1,0 +1,35 @@
+//! The operations, fast.
+//!
+//! # Why
+//!
+//! [`reference`](crate::reference) defines every operation one scalar step at a time. This module
+//! computes the same bytes with vector instructions and threads.
+//!
+//! # How
+//!
+//! 1. [`Level`] says which instructions may be used; the machine is asked once.
+//! 2. [`Executor`] owns the threads and has one method for every operation.
+//! 3. Operations on rows and elements are written once, as plain loops over the scalars of
+//!    [`number`](crate::number), and compiled once for each level (`instantiate`). Floats are never
+//!    contracted or reordered by the compiler, so every instance gives the same bytes.
+//! 4. A linear layer quantises rows, calls a [`Product`] and dequantises. A backend elsewhere (a GPU,
+//!    a server, a transcript) implements `Product` alone. [`CpuProduct`] is the one whose tiles the
+//!    executor fuses with coding and scaling while they are in cache.
+
+mod attention;
+mod coding;
+mod cpu;
+mod crew;
+mod executor;
+mod instantiate;
+mod level;
+mod product;
+mod rows;
+mod self_test;
+mod tile;
+
+pub use cpu::CpuProduct;
+pub use executor::{Executor, ExecutorError, LinearError};
+pub use level::Level;
+pub use product::{Product, ProductError};
+pub use self_test::{SelfTestError, self_test};
