@@ -1,0 +1,184 @@
+//! Backends: who computes the integer product of a linear layer.
+//!
+//! # Why
+//!
+//! The product of u8 codes with int8 weights is nearly all the work of a model and the one step whose
+//! result does not depend on who does it. This is the seam: this machine's CPU, OpenVINO, a GPU,
+//! servers that each hold a share, or a transcript that is checked rather than computed. Coding,
+//! scaling and every operation without weights stay in `ostrakon_exact::simd::Executor`, so a model
+//! gives the same bytes on any of them.
+//!
+//! # What a backend gets
+//!
+//! - [`Backend::prepare`], once per layer: validated weights, N x K codes in [-127, 127] with
+//!   `K <= 66_000`, so that sums over u8 codes fit 32 bits. Scales and biases are not its business. It
+//!   copies the codes to where it needs them and packs them as it likes; it may not keep the reference.
+//! - `Product::product_u8` or `product_u16`, many times and from many threads at once: rows of codes,
+//!   any values, any number of rows, none included.
+//!
+//! # What it must guarantee
+//!
+//! - **Exact or an error.** The sums are those of `ostrakon_exact::reference::accumulate`, for every input.
+//!   Kernels that saturate pairs of products in 16 bits widen first; devices that sum in f32 split K so
+//!   that no partial sum reaches 2^24; a server's answer is checked before it is returned. There is no
+//!   tolerance and no retry on another path that could answer otherwise.
+//! - **Total.** No panic on any codes. What can fail is the machinery: no memory, a lost device, a peer
+//!   that does not answer. That is an error, reported as a fault of this host and never shown to a
+//!   guest.
+//! - **Blind.** The answer depends on weights and codes alone: not on the number of rows, on other
+//!   calls, on threads or on time.
+//!
+//! It may block for as long as its own time limit allows; calls come from threads meant for computing.
+//!
+//! # How exactness is proved
+//!
+//! A [`Host`](crate::Host) takes only a [`ProvenBackend`], and the way to one is [`ProvenBackend::new`],
+//! which runs [`Backend::prove`]: unless the backend overrides it, a fixed adversarial self-test (every
+//! product at its largest, alternating signs, K odd and at its bound) against the scalar reference. One
+//! wrong element and the backend is refused. A backend overrides `prove` to test more, or because it
+//! cannot answer for test weights and instead checks every single answer (shares, transcripts).
+
+pub mod cpu;
+
+use crate::{CpuBackend, NnError};
+use ostrakon_exact::Linear;
+use ostrakon_exact::simd::{Executor, Product, ProductError, SelfTestError, self_test};
+use std::fmt;
+use std::sync::Arc;
+
+/// Computes integer products. The module says what it gets and what it must guarantee.
+pub trait Backend: Send + Sync {
+    /// A short lower-case name: what an operator writes to choose it.
+    fn name(&self) -> &'static str;
+
+    /// Take in the weights of one layer.
+    ///
+    /// # Errors
+    /// [`NnError::Runtime`] or [`NnError::Timeout`] when the machinery fails.
+    fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError>;
+
+    /// Show that this backend is exact on this machine, now.
+    ///
+    /// # Errors
+    /// The first wrong element, or what kept the backend from answering.
+    fn prove(&self) -> Result<(), BackendError> {
+        let product_of = |layer: &Linear| -> Box<dyn Product> {
+            self.prepare(layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
+        };
+        self_test(&product_of).map_err(|error| match error {
+            SelfTestError::Wrong { .. } => BackendError::NotExact { backend: self.name(), reason: error.to_string() },
+            other => BackendError::Unavailable { backend: self.name(), reason: other.to_string() },
+        })
+    }
+}
+
+/// Stands in for a product that could not be prepared, so that the self-test reports why.
+struct NotPrepared(NnError);
+
+impl Product for NotPrepared {
+    fn product_u8(&self, _: &[u8], _: usize, _: &mut [i32]) -> Result<(), ProductError> {
+        Err(ProductError::Unavailable(self.0.to_string()))
+    }
+}
+
+/// A backend that has shown itself exact on this machine. Cloning shares it.
+#[derive(Clone)]
+pub struct ProvenBackend(Arc<dyn Backend>);
+
+impl ProvenBackend {
+    /// Prove `backend` and keep it.
+    ///
+    /// # Errors
+    /// As [`Backend::prove`].
+    pub fn new(backend: impl Backend + 'static) -> Result<Self, BackendError> {
+        backend.prove()?;
+        Ok(Self(Arc::new(backend)))
+    }
+
+    /// The backend called `name`, or for `auto` the first of [`NAMES`] that can be used.
+    ///
+    /// # Errors
+    /// No backend of that name, or why it cannot be used here.
+    pub fn choose(name: &str, executor: &Arc<Executor>) -> Result<Self, BackendError> {
+        if name != AUTO {
+            return Self::start(name, executor);
+        }
+        let mut refused = BackendError::unknown(name);
+        for name in NAMES {
+            match Self::start(name, executor) {
+                Ok(backend) => return Ok(backend),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Every backend this build knows, started and proved, or why it cannot be used: for a report to the
+    /// operator.
+    pub fn survey(executor: &Arc<Executor>) -> Vec<(&'static str, Result<Self, BackendError>)> {
+        NAMES.iter().map(|&name| (name, Self::start(name, executor))).collect()
+    }
+
+    fn start(name: &str, executor: &Arc<Executor>) -> Result<Self, BackendError> {
+        match name {
+            cpu::NAME => Self::new(CpuBackend::new(Arc::clone(executor))),
+            other => Err(BackendError::unknown(other)),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    pub(crate) fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError> {
+        self.0.prepare(layer)
+    }
+}
+
+impl fmt::Debug for ProvenBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProvenBackend({})", self.name())
+    }
+}
+
+/// The name that leaves the choice to the host.
+pub const AUTO: &str = "auto";
+
+/// Every backend of this build, in the order in which `auto` tries them.
+pub const NAMES: &[&str] = &[cpu::NAME];
+
+/// Why a backend cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// This build has no such backend.
+    #[error("there is no backend called `{name}`: choose {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// It computed something wrong: it must not be used on this machine.
+    #[error("backend `{backend}` is not exact on this machine: {reason}")]
+    NotExact {
+        /// Its name.
+        backend: &'static str,
+        /// The first wrong element.
+        reason: String,
+    },
+    /// It gave no answer.
+    #[error("backend `{backend}` cannot be used: {reason}")]
+    Unavailable {
+        /// Its name.
+        backend: &'static str,
+        /// What stood in the way.
+        reason: String,
+    },
+}
+
+impl BackendError {
+    fn unknown(name: &str) -> Self {
+        Self::Unknown { name: name.to_owned(), known: format!("{AUTO}, {}", NAMES.join(", ")) }
+    }
+}

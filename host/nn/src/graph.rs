@@ -1,0 +1,191 @@
+//! Graphs: the layers of a package, prepared for use.
+//!
+//! Preparing a layer packs its weights for the backend, which takes time and memory. It is done once
+//! per [`Host`](crate::Host): every instance that loads the name gets the same [`Graph`].
+//!
+//! Two callers that ask for the same layer at the same time meet at its slot, and the second waits for
+//! the first; callers of different layers do not wait for each other. A failure is not kept: names come
+//! from guests, and a table of refused names would be theirs to fill.
+//!
+//! A prepared layer keeps no copy of its raw bytes beside what the backend packed. A [`Linear`] goes on
+//! referring to its codes, but where they are a view of a memory map the kernel takes the pages back as
+//! soon as it wants them.
+
+use crate::{Charge, Meter, NnError, Quotas, RawLayer, Resource};
+use ostrakon_exact::simd::Product;
+use ostrakon_exact::{Activation, Embedding, Layer, LayerNorm, Linear};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A layer ready to compute. Cloning copies nothing.
+#[derive(Clone)]
+pub struct Graph(Arc<Prepared>);
+
+struct Prepared {
+    name: String,
+    operation: Operation,
+    /// What the layer takes of the host's [`GraphLimits`].
+    _charges: [Charge; 2],
+}
+
+pub(crate) enum Operation {
+    Linear { layer: Linear, product: Box<dyn Product> },
+    Embedding(Embedding),
+    LayerNorm(LayerNorm),
+}
+
+/// What a graph computes and how wide it is: enough to know the cost of a call and the size of its
+/// result before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraphShape {
+    /// `x` [R, inputs] to `y` [R, outputs].
+    Linear {
+        /// Columns of `x`.
+        inputs: usize,
+        /// Columns of `y`.
+        outputs: usize,
+        /// How `x` is coded.
+        activation: Activation,
+    },
+    /// `ids[R]` to `y` [R, width].
+    Embedding {
+        /// Rows of the table.
+        rows: usize,
+        /// Columns of `y`.
+        width: usize,
+    },
+    /// `x` and perhaps `residual` [R, width] to `y` [R, width].
+    LayerNorm {
+        /// Columns.
+        width: usize,
+    },
+}
+
+impl Graph {
+    /// The full name of the layer.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What it computes.
+    pub fn shape(&self) -> GraphShape {
+        match &self.0.operation {
+            Operation::Linear { layer, .. } => {
+                GraphShape::Linear { inputs: layer.inputs, outputs: layer.outputs, activation: layer.activation }
+            }
+            Operation::Embedding(layer) => GraphShape::Embedding { rows: layer.rows, width: layer.width },
+            Operation::LayerNorm(layer) => GraphShape::LayerNorm { width: layer.gain.len() },
+        }
+    }
+
+    /// Whether both are the same prepared layer.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn operation(&self) -> &Operation {
+        &self.0.operation
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Graph({} {:?})", self.name(), self.shape())
+    }
+}
+
+/// How much a host prepares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphLimits {
+    /// Layers.
+    pub layers: u32,
+    /// Bytes of their parts as the package stores them. What a backend makes of them is in proportion:
+    /// about twice as much where a CPU packs codes as pairs of 16 bits.
+    pub bytes: u64,
+}
+
+impl Default for GraphLimits {
+    /// More than the largest model this machine could run.
+    fn default() -> Self {
+        Self { layers: 16_384, bytes: 64 << 30 }
+    }
+}
+
+/// The prepared layers of a host.
+pub(crate) struct Graphs {
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
+    meter: Meter,
+}
+
+type Slot = Mutex<Option<Graph>>;
+
+impl Graphs {
+    pub(crate) fn new(limits: GraphLimits) -> Self {
+        let quotas = Quotas { bytes: limits.bytes, graphs: limits.layers, ..Quotas::default() };
+        Self { slots: Mutex::default(), meter: Meter::new(quotas) }
+    }
+
+    /// The graph called `name`. If it is not there yet, `read` finds its parts and `pack` makes them
+    /// ready; the limits are charged between the two.
+    pub(crate) fn get(
+        &self,
+        name: &str,
+        read: impl FnOnce() -> Result<RawLayer, NnError>,
+        pack: impl FnOnce(Layer) -> Result<Operation, NnError>,
+    ) -> Result<Graph, NnError> {
+        let slot = Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default());
+        let mut graph = lock(&slot);
+        if let Some(graph) = &*graph {
+            return Ok(graph.clone());
+        }
+        match self.prepare(name, read, pack) {
+            Ok(made) => {
+                *graph = Some(made.clone());
+                Ok(made)
+            }
+            Err(error) => {
+                drop(graph);
+                let mut slots = lock(&self.slots);
+                drop(slot);
+                // Slots are taken under this lock and, after a failure, given back under it. So a slot
+                // that only the table owns is one that nobody waits for.
+                let abandoned = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && lock(slot).is_none();
+                if slots.get(name).is_some_and(abandoned) {
+                    slots.remove(name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        name: &str,
+        read: impl FnOnce() -> Result<RawLayer, NnError>,
+        pack: impl FnOnce(Layer) -> Result<Operation, NnError>,
+    ) -> Result<Graph, NnError> {
+        let raw = read()?;
+        let room = |resource, amount| {
+            // What fits depends on what else the host has loaded, so it is not the caller's fault.
+            self.meter.charge(resource, amount).map_err(|error| {
+                NnError::Runtime(format!("the host has no room to prepare layer `{name}`: {}", error.text()))
+            })
+        };
+        let charges = [room(Resource::Graphs, 1)?, room(Resource::Bytes, raw.byte_len())?];
+        let layer = Layer::from_parts(&raw.kind, &raw.activation, raw.parts)
+            .map_err(|error| NnError::InvalidEncoding(format!("layer `{name}`: {error}")))?;
+        let operation = pack(layer)?;
+        Ok(Graph(Arc::new(Prepared { name: name.to_owned(), operation, _charges: charges })))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn slots(&self) -> usize {
+        lock(&self.slots).len()
+    }
+}
+
+/// A panic while a slot was locked leaves it empty, so what it guards is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,118 @@
+//! A host: the layers of one package, a backend and an executor, shared by all instances.
+
+use crate::graph::{Graphs, Operation};
+use crate::layers::check_name;
+use crate::{Graph, GraphLimits, LayerSource, NnError, ProvenBackend, RawLayer};
+use ostrakon_exact::Layer;
+use ostrakon_exact::simd::Executor;
+use std::fmt;
+use std::sync::Arc;
+
+/// What answers `wasi:nn` and `exact` for the instances of one package.
+///
+/// Put it in an [`Arc`]; all methods take `&self` and may be called from many threads. Operations are in
+/// [`operations`](crate::operations).
+pub struct Host {
+    pub(crate) executor: Arc<Executor>,
+    backend: ProvenBackend,
+    layers: Arc<dyn LayerSource>,
+    graphs: Graphs,
+}
+
+impl Host {
+    /// A host with the default limits.
+    pub fn new(executor: Arc<Executor>, backend: ProvenBackend, layers: Arc<dyn LayerSource>) -> Self {
+        Self::with_limits(executor, backend, layers, GraphLimits::default())
+    }
+
+    /// A host that prepares no more than `limits`.
+    pub fn with_limits(
+        executor: Arc<Executor>,
+        backend: ProvenBackend,
+        layers: Arc<dyn LayerSource>,
+        limits: GraphLimits,
+    ) -> Self {
+        Self { executor, backend, layers, graphs: Graphs::new(limits) }
+    }
+
+    /// The parts of a layer as the package stores them, whether or not it has been prepared.
+    ///
+    /// # Errors
+    /// A name that is none or reaches outside the package, no such layer, bytes that cannot be read.
+    pub fn raw(&self, name: &str) -> Result<RawLayer, NnError> {
+        check_name(name)?;
+        Ok(self.layers.raw(name)?)
+    }
+
+    /// The layer called `name`, prepared. The first call prepares it; later calls, from any instance,
+    /// share it.
+    ///
+    /// # Errors
+    /// As [`Host::raw`]; parts that do not make a layer; limits of the host; a backend that fails.
+    pub fn graph(&self, name: &str) -> Result<Graph, NnError> {
+        check_name(name)?;
+        self.graphs.get(
+            name,
+            || Ok(self.layers.raw(name)?),
+            |layer| match layer {
+                Layer::Linear(layer) => {
+                    let product = self.backend.prepare(&layer)?;
+                    Ok(Operation::Linear { layer, product })
+                }
+                Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
+                Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
+            },
+        )
+    }
+
+    /// The backend.
+    pub const fn backend(&self) -> &ProvenBackend {
+        &self.backend
+    }
+
+    /// The executor.
+    pub const fn executor(&self) -> &Arc<Executor> {
+        &self.executor
+    }
+
+    #[cfg(test)]
+    pub(crate) fn known_names(&self) -> usize {
+        self.graphs.slots()
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Host({}, {} threads)", self.backend.name(), self.executor.threads())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CpuBackend, MemoryLayers};
+    use ostrakon_exact::simd::Level;
+
+    #[test]
+    fn refused_names_leave_nothing_behind() {
+        let executor = Arc::new(Executor::new(Level::Scalar, 1).unwrap());
+        let backend = ProvenBackend::new(CpuBackend::new(Arc::clone(&executor))).unwrap();
+        let mut layers = MemoryLayers::new();
+        layers.insert_layer_norm("b.norm", &[1.0], &[0.0], 1e-5);
+        let host = Host::new(executor, backend, Arc::new(layers));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for i in 0..200 {
+                        assert!(host.graph(&format!("b.{i}")).is_err());
+                        assert!(host.graph("b.same").is_err());
+                        assert!(host.graph("../x").is_err());
+                    }
+                });
+            }
+        });
+        assert_eq!(host.known_names(), 0);
+        host.graph("b.norm").unwrap();
+        assert_eq!(host.known_names(), 1);
+    }
+}

@@ -1,0 +1,53 @@
+//! The wasi-nn host: tensors, layers by name, backends, quotas.
+//!
+//! # Why
+//!
+//! Plugins reach arithmetic through `wasi:nn` (operations with weights) and `exact` (operations
+//! without). This crate answers both with native code and gives the bytes of `ostrakon_exact::reference`,
+//! whichever backend runs underneath. It knows nothing of WebAssembly: the engine lifts and lowers
+//! handles, this crate checks and computes.
+//!
+//! # How
+//!
+//! 1. [`tensor`]: immutable tensors, validated once, kept in host memory. A second handle is a
+//!    reference count; bytes cross into a guest only when it asks for them.
+//! 2. [`quota`]: a [`Meter`] a caller. Every operation takes one and charges its result before
+//!    allocating it; dropping the last handle gives the bytes back.
+//! 3. [`layers`]: where the parts of a layer come from. Names are checked before a source sees them.
+//! 4. [`graph`]: a layer prepared for use, made once and shared by every instance of a package.
+//! 5. [`backend`]: who computes the integer product of a linear layer. Only a backend that has proved
+//!    itself exact ([`ProvenBackend`]) can be given to a host.
+//! 6. [`host`] and [`operations`]: load by name, compute, and the exact operations.
+//!
+//! # Threads
+//!
+//! Everything here is synchronous and may run for a long time: a call computes on the caller's thread
+//! and on the executor's pool, and a remote backend waits for its peers. Call it from a thread meant
+//! for computing, chosen by the engine or the node, never from the worker of an async executor. All
+//! types are `Send + Sync`; any number of threads may share a [`Host`].
+//!
+//! # Errors
+//!
+//! Bad input never panics and always gives an [`NnError`] that names what was wrong. Whether an error is
+//! the caller's doing, hence deterministic and safe to show to a guest, is
+//! [`NnError::is_host_fault`].
+
+pub mod backend;
+pub mod error;
+pub mod graph;
+pub mod host;
+pub mod layers;
+pub mod memory;
+pub mod operations;
+pub mod quota;
+pub mod tensor;
+
+pub use backend::cpu::CpuBackend;
+pub use backend::{Backend, BackendError, ProvenBackend};
+pub use error::NnError;
+pub use graph::{Graph, GraphLimits, GraphShape};
+pub use host::Host;
+pub use layers::{LayerSource, LayerSourceError, RawLayer};
+pub use memory::MemoryLayers;
+pub use quota::{Charge, Meter, Quotas, Resource};
+pub use tensor::{Tensor, TensorType};

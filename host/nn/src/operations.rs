@@ -1,0 +1,297 @@
+//! The operations of a [`Host`]: shapes and types checked, results charged, bytes exact.
+//!
+//! Each follows the same steps: check every input against the operation, charge the caller's meter for
+//! the result and only then allocate it, let the executor compute, hand the tensor over with its charge.
+//! The doc comments of `ostrakon_exact::reference` and of the WIT define what is computed.
+
+use crate::graph::Operation;
+use crate::tensor::Output;
+use crate::{Graph, Host, Meter, NnError, Tensor, TensorType};
+use ostrakon_exact::layer::MAX_WIDTH;
+use ostrakon_exact::reference::MAX_HEAD_WIDTH;
+use ostrakon_exact::simd::{LinearError, Product};
+use ostrakon_exact::{Embedding, LayerNorm, Lengths, Linear};
+
+/// The name of every graph's output.
+pub const OUTPUT: &str = "y";
+
+impl Host {
+    /// Run a layer: the `compute` of wasi-nn.
+    ///
+    /// | kind | inputs | output |
+    /// |---|---|---|
+    /// | linear | `x` FP32 [R, K] | `y` FP32 [R, N] |
+    /// | embedding | `ids` I32 `[R]` | `y` FP32 [R, H] |
+    /// | layer-norm | `x` and optionally `residual`, FP32 [R, H] | `y` FP32 [R, H] |
+    ///
+    /// # Errors
+    /// [`NnError::InvalidArgument`] for inputs that are missing, unknown, repeated or of the wrong shape
+    /// or type, and for ids outside the table; [`NnError::TooLarge`] when the caller's quota does not
+    /// leave room for the result; [`NnError::Runtime`] when the backend fails.
+    pub fn compute(
+        &self,
+        meter: &Meter,
+        graph: &Graph,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, NnError> {
+        let y = match graph.operation() {
+            Operation::Linear { layer, product } => {
+                let [x] = take(graph, inputs, ["x"])?;
+                self.linear(meter, graph, layer, product.as_ref(), &needed(graph, "x", x)?)?
+            }
+            Operation::Embedding(layer) => {
+                let [ids] = take(graph, inputs, ["ids"])?;
+                self.embedding(meter, graph, layer, &needed(graph, "ids", ids)?)?
+            }
+            Operation::LayerNorm(layer) => {
+                let [x, residual] = take(graph, inputs, ["x", "residual"])?;
+                self.layer_norm(meter, graph, layer, &needed(graph, "x", x)?, residual.as_ref())?
+            }
+        };
+        Ok(vec![(OUTPUT.to_owned(), y)])
+    }
+
+    fn linear(
+        &self,
+        meter: &Meter,
+        graph: &Graph,
+        layer: &Linear,
+        product: &dyn Product,
+        x: &Tensor,
+    ) -> Result<Tensor, NnError> {
+        let x = Matrix::of_width("x", x, layer.inputs).map_err(|error| within(graph, error))?;
+        let mut y = Output::zeroed(meter, vec![x.rows, columns(layer.outputs)?])?;
+        if x.rows > 0 {
+            self.executor.linear(layer, product, x.values, x.rows as usize, y.values()).map_err(
+                |error| match error {
+                    LinearError::Shape(shape) => within(graph, shape.into()),
+                    LinearError::Product(error) => within(graph, NnError::Runtime(error.to_string())),
+                },
+            )?;
+        }
+        Ok(y.finish())
+    }
+
+    fn embedding(&self, meter: &Meter, graph: &Graph, layer: &Embedding, ids: &Tensor) -> Result<Tensor, NnError> {
+        let ids = vector_of_i32("ids", ids).map_err(|error| within(graph, error))?;
+        let mut y = Output::zeroed(meter, vec![columns(ids.len())?, columns(layer.width)?])?;
+        self.executor.embedding(layer, ids, y.values()).map_err(|error| within(graph, error.into()))?;
+        Ok(y.finish())
+    }
+
+    fn layer_norm(
+        &self,
+        meter: &Meter,
+        graph: &Graph,
+        layer: &LayerNorm,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, NnError> {
+        let width = layer.gain.len();
+        let x = Matrix::of_width("x", x, width).map_err(|error| within(graph, error))?;
+        let residual = residual
+            .map(|residual| Matrix::of_width("residual", residual, width))
+            .transpose()
+            .map_err(|error| within(graph, error))?;
+        if let Some(residual) = residual.as_ref().filter(|residual| residual.rows != x.rows) {
+            let text = format!("`residual` has {} rows but `x` has {}", residual.rows, x.rows);
+            return Err(within(graph, NnError::InvalidArgument(text)));
+        }
+        let mut y = Output::zeroed(meter, vec![x.rows, x.width])?;
+        self.executor
+            .layer_norm(layer, x.values, residual.map(|residual| residual.values), x.rows as usize, y.values())
+            .map_err(|error| within(graph, error.into()))?;
+        Ok(y.finish())
+    }
+
+    /// `a + b`, element by element.
+    ///
+    /// # Errors
+    /// Tensors that are not FP32 or whose shapes differ; the caller's quota.
+    pub fn add(&self, meter: &Meter, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
+        let (left, right) = (floats("a", a)?, floats("b", b)?);
+        if a.dims() != b.dims() {
+            return Err(NnError::InvalidArgument(format!(
+                "`a` has the shape {:?} and `b` {:?}: both must have the same",
+                a.dims(),
+                b.dims()
+            )));
+        }
+        let mut y = Output::zeroed(meter, a.dims().to_vec())?;
+        self.executor.add(left, right, y.values())?;
+        Ok(y.finish())
+    }
+
+    /// GELU of each element.
+    ///
+    /// # Errors
+    /// A tensor that is not FP32; the caller's quota.
+    pub fn gelu(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
+        let values = floats("x", x)?;
+        let mut y = Output::zeroed(meter, x.dims().to_vec())?;
+        self.executor.gelu(values, y.values())?;
+        Ok(y.finish())
+    }
+
+    /// Multi-head attention inside each sequence.
+    ///
+    /// # Errors
+    /// `qkv` that is not FP32 [T, 3 * width], `lengths` that are not I32 `[B]`, each at least 1, with the
+    /// sum T, heads that do not share the width equally or are over 128 wide; the caller's quota.
+    pub fn attention(&self, meter: &Meter, qkv: &Tensor, lengths: &Tensor, heads: u32) -> Result<Tensor, NnError> {
+        let qkv = Matrix::new("qkv", qkv)?;
+        if qkv.width % 3 != 0 {
+            return Err(NnError::InvalidArgument(format!(
+                "`qkv` has {} columns: queries, keys and values side by side make a multiple of 3",
+                qkv.width
+            )));
+        }
+        let width = qkv.width / 3;
+        let d = width.checked_div(heads).filter(|d| d * heads == width);
+        if !d.is_some_and(|d| (1..=MAX_HEAD_WIDTH).contains(&(d as usize))) {
+            return Err(NnError::InvalidArgument(format!(
+                "{heads} heads cannot share {width} columns: equal heads of 1 to {MAX_HEAD_WIDTH} columns"
+            )));
+        }
+        let lengths = ragged(lengths, &qkv)?;
+        let mut y = Output::zeroed(meter, vec![qkv.rows, width])?;
+        self.executor.attention(qkv.values, &lengths, width as usize, heads as usize, y.values())?;
+        Ok(y.finish())
+    }
+
+    /// The mean of each sequence's rows.
+    ///
+    /// # Errors
+    /// `x` that is not FP32 [T, width], `lengths` that are not I32 `[B]`, each at least 1, with the sum T;
+    /// the caller's quota.
+    pub fn mean_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
+        let x = Matrix::new("x", x)?;
+        let lengths = ragged(lengths, &x)?;
+        let mut y = Output::zeroed(meter, vec![columns(lengths.sequences())?, x.width])?;
+        self.executor.mean_pool(x.values, &lengths, x.width as usize, y.values())?;
+        Ok(y.finish())
+    }
+
+    /// The first row of each sequence.
+    ///
+    /// # Errors
+    /// As [`Host::mean_pool`].
+    pub fn first_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
+        let x = Matrix::new("x", x)?;
+        let lengths = ragged(lengths, &x)?;
+        let mut y = Output::zeroed(meter, vec![columns(lengths.sequences())?, x.width])?;
+        self.executor.first_pool(x.values, &lengths, x.width as usize, y.values())?;
+        Ok(y.finish())
+    }
+
+    /// Each row divided by its Euclidean length.
+    ///
+    /// # Errors
+    /// `x` that is not FP32 [R, width] or is over 66,000 wide, beyond which its integer sums could
+    /// overflow; the caller's quota.
+    pub fn l2_normalise(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
+        let x = Matrix::new("x", x)?;
+        if x.width as usize > MAX_WIDTH {
+            return Err(NnError::InvalidArgument(format!("`x` has {} columns: at most {MAX_WIDTH}", x.width)));
+        }
+        let mut y = Output::zeroed(meter, vec![x.rows, x.width])?;
+        self.executor.l2_normalise(x.values, x.rows as usize, x.width as usize, y.values())?;
+        Ok(y.finish())
+    }
+}
+
+/// An FP32 tensor of two dimensions.
+struct Matrix<'a> {
+    values: &'a [f32],
+    rows: u32,
+    width: u32,
+}
+
+impl<'a> Matrix<'a> {
+    fn new(what: &str, tensor: &'a Tensor) -> Result<Self, NnError> {
+        let values = floats(what, tensor)?;
+        match tensor.dims() {
+            &[rows, width] => Ok(Self { values, rows, width }),
+            other => Err(NnError::InvalidArgument(format!(
+                "`{what}` has the shape {other:?}: two dimensions, [rows, columns], are needed"
+            ))),
+        }
+    }
+
+    fn of_width(what: &str, tensor: &'a Tensor, width: usize) -> Result<Self, NnError> {
+        let matrix = Self::new(what, tensor)?;
+        if matrix.width as usize == width {
+            Ok(matrix)
+        } else {
+            Err(NnError::InvalidArgument(format!(
+                "`{what}` has {} columns but the layer takes {width}: its shape is {:?}",
+                matrix.width,
+                tensor.dims()
+            )))
+        }
+    }
+}
+
+fn floats<'a>(what: &str, tensor: &'a Tensor) -> Result<&'a [f32], NnError> {
+    tensor.as_f32().map_err(|_| wrong_type(what, tensor, TensorType::Fp32))
+}
+
+fn vector_of_i32<'a>(what: &str, tensor: &'a Tensor) -> Result<&'a [i32], NnError> {
+    let values = tensor.as_i32().map_err(|_| wrong_type(what, tensor, TensorType::I32))?;
+    match tensor.dims() {
+        [_] => Ok(values),
+        other => Err(NnError::InvalidArgument(format!("`{what}` has the shape {other:?}: one dimension is needed"))),
+    }
+}
+
+fn wrong_type(what: &str, tensor: &Tensor, wanted: TensorType) -> NnError {
+    NnError::InvalidArgument(format!("`{what}` is of {}: {wanted} is needed", tensor.ty()))
+}
+
+/// The lengths of the sequences in the rows of `x`.
+fn ragged(lengths: &Tensor, x: &Matrix<'_>) -> Result<Lengths, NnError> {
+    let lengths = vector_of_i32("lengths", lengths)?;
+    Ok(Lengths::new(lengths, x.rows as usize)?)
+}
+
+/// A dimension from a count that came from a tensor or a validated layer.
+fn columns(count: usize) -> Result<u32, NnError> {
+    u32::try_from(count).map_err(|_| NnError::InvalidArgument(format!("{count} is larger than any dimension")))
+}
+
+/// The inputs called `names`, in that order.
+fn take<const N: usize>(
+    graph: &Graph,
+    inputs: Vec<(String, Tensor)>,
+    names: [&str; N],
+) -> Result<[Option<Tensor>; N], NnError> {
+    let mut taken = [const { None }; N];
+    for (name, tensor) in inputs {
+        let slot = names.iter().zip(&mut taken).find(|(known, _)| **known == name).map(|(_, slot)| slot);
+        let problem = match slot {
+            Some(slot) if slot.is_none() => {
+                *slot = Some(tensor);
+                continue;
+            }
+            Some(_) => "is given twice".to_owned(),
+            None => format!("is unknown: it takes {}", names.map(|name| format!("`{name}`")).join(" and ")),
+        };
+        let name: String = name.chars().take(64).collect();
+        return Err(within(graph, NnError::InvalidArgument(format!("the input {name:?} {problem}"))));
+    }
+    Ok(taken)
+}
+
+fn needed(graph: &Graph, name: &str, input: Option<Tensor>) -> Result<Tensor, NnError> {
+    input.ok_or_else(|| within(graph, NnError::InvalidArgument(format!("the input `{name}` is missing"))))
+}
+
+/// Say which layer the error is about.
+fn within(graph: &Graph, error: NnError) -> NnError {
+    let named = format!("layer `{}`: {}", graph.name(), error.text());
+    match error {
+        NnError::InvalidArgument(_) => NnError::InvalidArgument(named),
+        NnError::Runtime(_) => NnError::Runtime(named),
+        other => other,
+    }
+}
