@@ -1,0 +1,29 @@
+//! What components may call, one module an interface family.
+//!
+//! Linked by hand rather than generated, because each host function needs the store: to charge fuel
+//! before it works, and to end the call where the interface has no way to return an error.
+//!
+//! Handles are checked twice: wasmtime makes sure that a handle belongs to the calling component and is of
+//! the right type, and the state's table finds what it stands for.
+
+pub(crate) mod exact;
+pub(crate) mod wasi_nn;
+pub(crate) mod weights;
+
+use crate::admission::World;
+use crate::state::State;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+/// Everything that a component of this world can import.
+pub(crate) fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    match world {
+        World::ModelBlock => {
+            wasi_nn::link(&mut linker)?;
+            exact::link(&mut linker)?;
+        }
+        World::ReferenceBlock => weights::link(&mut linker)?,
+    }
+    Ok(linker)
+}

@@ -1,0 +1,292 @@
+//! An instance: a component at work, with the sessions it has open.
+//!
+//! The caller deals in `ostrakon_nn::Tensor` whichever world the component is of. A model block gets a
+//! handle of the host's tensor; a reference block has tensors of its own, so its constructor is called
+//! with the bytes, and the result read back.
+
+use crate::error::{CallError, Failure, HostFault, Trap, bounded, classify};
+use crate::imports::wasi_nn::ElementType;
+use crate::limits::{Limits, Ticker};
+use crate::plugin::Exports;
+use crate::runtime::Shared;
+use crate::state::{State, TensorEntry};
+use ostrakon_nn::{NnError, Tensor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use wasmtime::component::{self, ComponentType, Lift, Lower, Resource, ResourceAny, TypedFunc};
+use wasmtime::{Store, StoreContextMut};
+
+/// Sessions that an instance may have open at a time.
+const MAX_SESSIONS: usize = 1024;
+
+/// A session of one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u32);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a block computed.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// Its output.
+    pub output: Tensor,
+    /// What the call cost, by guest instructions and the cost table. The same on every machine.
+    pub fuel: u64,
+}
+
+/// `block.failure`.
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum BlockFailure {
+    #[component(name = "bad-settings")]
+    BadSettings(String),
+    #[component(name = "bad-input")]
+    BadInput(String),
+    #[component(name = "operation")]
+    Operation(String),
+}
+
+impl From<BlockFailure> for Failure {
+    fn from(failure: BlockFailure) -> Self {
+        match failure {
+            BlockFailure::BadSettings(text) => Self::BadSettings(bounded(&text)),
+            BlockFailure::BadInput(text) => Self::BadInput(bounded(&text)),
+            BlockFailure::Operation(text) => Self::Operation(bounded(&text)),
+        }
+    }
+}
+
+type OrFailure<T> = Result<T, BlockFailure>;
+type Handle = Resource<TensorEntry>;
+
+type Open = TypedFunc<(String, Vec<(String, String)>), (OrFailure<ResourceAny>,)>;
+type ForwardHost = TypedFunc<(ResourceAny, Handle, Handle), (OrFailure<Handle>,)>;
+type ForwardGuest = TypedFunc<(ResourceAny, ResourceAny, ResourceAny), (OrFailure<ResourceAny>,)>;
+
+/// Who owns the tensors.
+enum Tensors {
+    Host { forward: ForwardHost },
+    Guest { forward: ForwardGuest, functions: GuestTensors },
+}
+
+/// The functions of a component's own tensors.
+struct GuestTensors {
+    constructor: TypedFunc<(Vec<u32>, ElementType, Vec<u8>), (ResourceAny,)>,
+    dimensions: TypedFunc<(ResourceAny,), (Vec<u32>,)>,
+    ty: TypedFunc<(ResourceAny,), (ElementType,)>,
+    data: TypedFunc<(ResourceAny,), (Vec<u8>,)>,
+}
+
+/// A component at work.
+pub struct Instance {
+    shared: Arc<Shared>,
+    store: Store<State>,
+    open: Open,
+    tensors: Arc<Tensors>,
+    sessions: BTreeMap<SessionId, ResourceAny>,
+    next: u32,
+    limits: Limits,
+    spent: Option<String>,
+}
+
+/// What went wrong inside of a call.
+enum Failed {
+    Guest(BlockFailure),
+    Engine(wasmtime::Error),
+    Output(Trap),
+    Input(NnError),
+}
+
+impl From<wasmtime::Error> for Failed {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl Instance {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        mut store: Store<State>,
+        instance: &component::Instance,
+        exports: &Exports,
+        limits: Limits,
+    ) -> Result<Self, CallError> {
+        // Admission has compared the types; what is left is which resource a handle is of.
+        let wrong = |error: wasmtime::Error| CallError::from(HostFault::Engine(bounded(&error.to_string())));
+        let open = instance.get_typed_func(&mut store, exports.open).map_err(wrong)?;
+        let tensors = match &exports.tensor {
+            None => Tensors::Host { forward: instance.get_typed_func(&mut store, exports.forward).map_err(wrong)? },
+            Some(tensor) => Tensors::Guest {
+                forward: instance.get_typed_func(&mut store, exports.forward).map_err(wrong)?,
+                functions: GuestTensors {
+                    constructor: instance.get_typed_func(&mut store, tensor.constructor).map_err(wrong)?,
+                    dimensions: instance.get_typed_func(&mut store, tensor.dimensions).map_err(wrong)?,
+                    ty: instance.get_typed_func(&mut store, tensor.ty).map_err(wrong)?,
+                    data: instance.get_typed_func(&mut store, tensor.data).map_err(wrong)?,
+                },
+            },
+        };
+        let tensors = Arc::new(tensors);
+        Ok(Self { shared, store, open, tensors, sessions: BTreeMap::new(), next: 0, limits, spent: None })
+    }
+
+    /// Open the block called `name` with the settings of the manifest.
+    ///
+    /// # Errors
+    /// The component refuses, traps or is stopped; too many sessions are open.
+    pub fn open(&mut self, name: &str, settings: &[(String, String)]) -> Result<SessionId, CallError> {
+        self.ready()?;
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Err(HostFault::TooManySessions { limit: MAX_SESSIONS }.into());
+        }
+        let arguments = (name.to_owned(), settings.to_vec());
+        let open = self.open;
+        let (session, _) = self.call(|mut store| open.call(&mut store, arguments)?.0.map_err(Failed::Guest))?;
+        let id = SessionId(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.sessions.insert(id, session);
+        Ok(id)
+    }
+
+    /// Run the block on a ragged batch.
+    ///
+    /// # Errors
+    /// The component refuses, traps or is stopped; the session is not open; the input does not fit into
+    /// the instance's quotas.
+    pub fn forward(&mut self, session: SessionId, input: Tensor, lengths: &Tensor) -> Result<Forward, CallError> {
+        self.ready()?;
+        let session = *self.sessions.get(&session).ok_or(HostFault::NoSession(session.0))?;
+        let tensors = Arc::clone(&self.tensors);
+        let (output, fuel) = self.call(|store| match &*tensors {
+            Tensors::Host { forward } => forward_host(store, forward, session, input, lengths),
+            Tensors::Guest { forward, functions } => functions.forward(store, forward, session, &input, lengths),
+        })?;
+        Ok(Forward { output, fuel })
+    }
+
+    /// Close a session and let the component clean up.
+    ///
+    /// # Errors
+    /// The session is not open; the component traps or is stopped while it cleans up.
+    pub fn close(&mut self, session: SessionId) -> Result<(), CallError> {
+        self.ready()?;
+        let resource = self.sessions.remove(&session).ok_or(HostFault::NoSession(session.0))?;
+        self.call(|mut store| Ok(resource.resource_drop(&mut store)?)).map(|_| ())
+    }
+
+    /// Whether a trap or a fault has ended it.
+    pub fn is_spent(&self) -> bool {
+        self.spent.is_some()
+    }
+
+    /// What it may use.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn ready(&self) -> Result<(), CallError> {
+        match &self.spent {
+            Some(reason) => Err(HostFault::Spent(reason.clone()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// One call under all limits: the result and the fuel it took.
+    fn call<T>(
+        &mut self,
+        run: impl FnOnce(StoreContextMut<'_, State>) -> Result<T, Failed>,
+    ) -> Result<(T, u64), CallError> {
+        let budget = self.limits.fuel;
+        let metered = self.store.set_fuel(budget).map_err(Failed::Engine).and_then(|()| {
+            self.store.set_epoch_deadline(Ticker::ticks(self.limits.wall_time));
+            let _running = self.shared.ticker.call();
+            let result = run(wasmtime::AsContextMut::as_context_mut(&mut self.store))?;
+            Ok((result, budget.saturating_sub(self.store.get_fuel()?)))
+        });
+        metered.map_err(|failed| {
+            let error = match failed {
+                // The component said so itself and is still sound.
+                Failed::Guest(failure) => return Failure::from(failure).into(),
+                // The component was not even called.
+                Failed::Input(error) => return HostFault::Quota(error.to_string()).into(),
+                Failed::Engine(error) => classify(&error, self.limits.bounds()),
+                Failed::Output(trap) => trap.into(),
+            };
+            self.spent = Some(error.to_string());
+            error
+        })
+    }
+}
+
+fn forward_host(
+    mut store: StoreContextMut<'_, State>,
+    forward: &ForwardHost,
+    session: ResourceAny,
+    input: Tensor,
+    lengths: &Tensor,
+) -> Result<Tensor, Failed> {
+    let state = store.data_mut();
+    let input = input.charged_to(&state.meter).and_then(|input| state.keep(input)).map_err(Failed::Input)?;
+    let lengths = match lengths.clone().charged_to(&state.meter).and_then(|lengths| state.keep(lengths)) {
+        Ok(lengths) => lengths,
+        Err(error) => {
+            state.take(input)?;
+            return Err(Failed::Input(error));
+        }
+    };
+    let lent = Resource::new_borrow(lengths.rep());
+    let (result,) = forward.call(&mut store, (session, input, lent))?;
+    store.data_mut().take(lengths)?;
+    let output = store.data_mut().take(result.map_err(Failed::Guest)?)?;
+    Ok(output.tensor.uncharged())
+}
+
+impl GuestTensors {
+    fn forward(
+        &self,
+        mut store: StoreContextMut<'_, State>,
+        forward: &ForwardGuest,
+        session: ResourceAny,
+        input: &Tensor,
+        lengths: &Tensor,
+    ) -> Result<Tensor, Failed> {
+        let input = self.make(&mut store, input)?;
+        let lengths = self.make(&mut store, lengths)?;
+        let (result,) = forward.call(&mut store, (session, input, lengths))?;
+        lengths.resource_drop(&mut store)?;
+        let output = result.map_err(Failed::Guest)?;
+        let tensor = self.read(&mut store, output)?;
+        output.resource_drop(&mut store)?;
+        // What the component calls a tensor is its own affair until it is validated here.
+        tensor.map_err(|error| {
+            Failed::Output(Trap::Refused(format!("the output is not a tensor: {}", bounded(error.text()))))
+        })
+    }
+
+    fn make(&self, store: &mut StoreContextMut<'_, State>, tensor: &Tensor) -> wasmtime::Result<ResourceAny> {
+        let arguments = (tensor.dims().to_vec(), tensor.ty().into(), tensor.to_bytes());
+        Ok(self.constructor.call(store, arguments)?.0)
+    }
+
+    fn read(
+        &self,
+        store: &mut StoreContextMut<'_, State>,
+        tensor: ResourceAny,
+    ) -> wasmtime::Result<Result<Tensor, NnError>> {
+        let (dimensions,) = self.dimensions.call(&mut *store, (tensor,))?;
+        let (ty,) = self.ty.call(&mut *store, (tensor,))?;
+        let (data,) = self.data.call(&mut *store, (tensor,))?;
+        Ok(Tensor::new(dimensions, ty.into(), data))
+    }
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Instance({} sessions{})", self.sessions.len(), if self.is_spent() { ", spent" } else { "" })
+    }
+}

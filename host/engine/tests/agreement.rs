@@ -1,0 +1,100 @@
+//! Cranelift and Pulley agree on bytes and on fuel, in both worlds, call after call.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, its helpers too")]
+
+mod support;
+
+use ostrakon_engine::{Compiler, DeterminismProfile, Plugin, World};
+use support::{admit, host, identity, lengths, limits, linear, rows, runtime};
+
+/// The profile is what receipts are compared by: changing it is a deliberate act.
+const GOLDEN_PROFILE: &str = "c98066bf4b94667eadc2cbe7089648bf456bfb865f8c485f5fe9ccbe49bcb2ae";
+
+#[test]
+fn the_profile_is_the_golden_one_and_does_not_know_the_compiler() {
+    let [cranelift, pulley] = [Compiler::Cranelift, Compiler::Pulley].map(|c| DeterminismProfile::new(c).digest());
+    assert_eq!(cranelift, pulley);
+    assert_eq!(cranelift.to_hex().as_str(), GOLDEN_PROFILE, "{:#?}", DeterminismProfile::new(Compiler::Pulley).lines());
+}
+
+#[test]
+fn the_engine_is_the_one_that_the_profile_names() {
+    let lock = include_str!("../../../Cargo.lock");
+    let version = ostrakon_engine::profile::ENGINE_VERSION.strip_prefix("wasmtime ").unwrap();
+    assert!(lock.contains(&format!("name = \"wasmtime\"\nversion = \"{version}\"")));
+}
+
+/// Fuel and output bytes of a few calls.
+fn trace(plugin: &Plugin) -> Vec<(u64, Vec<u8>)> {
+    let mut instance = plugin.instantiate(host(), limits()).unwrap();
+    let session = instance.open("b", &[("kind".to_owned(), "test".to_owned())]).unwrap();
+    [1, 2, 7, 2]
+        .into_iter()
+        .map(|n| {
+            let forward = instance.forward(session, rows(n), &lengths(&[n as i32])).unwrap();
+            (forward.fuel, forward.output.to_bytes())
+        })
+        .collect()
+}
+
+#[test]
+fn both_compilers_give_the_same_bytes_and_fuel() {
+    let [cranelift, pulley] = [Compiler::Cranelift, Compiler::Pulley].map(runtime);
+    for wat in [identity(), linear("b.linear"), linear("b.wide")] {
+        let traces = [&cranelift, &pulley].map(|runtime| trace(&admit(runtime, &wat)));
+        assert_eq!(traces[0], traces[1]);
+        assert!(traces[0].iter().all(|(fuel, _)| *fuel > 0));
+    }
+    let reference = wat::parse_str(support::reference_identity()).unwrap();
+    let traces = [&cranelift, &pulley].map(|runtime| trace(&runtime.admit(&reference, World::ReferenceBlock).unwrap()));
+    assert_eq!(traces[0], traces[1]);
+    assert_eq!(traces[0][1].1, rows(2).to_bytes());
+}
+
+#[test]
+fn the_layer_is_computed_as_the_host_computes_it() {
+    let host = host();
+    let plugin = admit(support::shared_runtime(), &linear("b.linear"));
+    let mut instance = plugin.instantiate(host.clone(), limits()).unwrap();
+    let session = instance.open("b", &[]).unwrap();
+    let through = instance.forward(session, rows(5), &lengths(&[5])).unwrap().output;
+    let graph = host.graph("b.linear").unwrap();
+    let direct = host.compute(&ostrakon_nn::Meter::unlimited(), &graph, vec![("x".to_owned(), rows(5))]).unwrap();
+    assert_eq!(through.to_bytes(), direct[0].1.to_bytes());
+    assert_eq!(through.dims(), [5, 3]);
+    assert!(!through.is_charged());
+}
+
+#[test]
+fn an_instance_starts_fast() {
+    let plugin = admit(support::shared_runtime(), &identity());
+    let host = host();
+    let mut times: Vec<_> = (0..200)
+        .map(|_| {
+            let started = std::time::Instant::now();
+            let instance = plugin.instantiate(host.clone(), limits()).unwrap();
+            let elapsed = started.elapsed();
+            drop(instance);
+            elapsed
+        })
+        .collect();
+    times.sort();
+    println!("median instantiation: {:?}", times[100]);
+    assert!(times[100] < std::time::Duration::from_millis(2), "{:?}", times[100]);
+}
+
+#[test]
+fn a_world_is_told_by_imports_and_exports() {
+    let survey = |wat: &str| ostrakon_engine::Survey::read(&wat::parse_str(wat).unwrap()).unwrap();
+    assert_eq!(World::of(&survey(&identity())), Some(World::ModelBlock));
+    assert_eq!(World::of(&survey(&support::reference_identity())), Some(World::ReferenceBlock));
+    assert_eq!(World::of(&survey("(component)")), None);
+}
+
+#[test]
+fn what_callers_share_or_move_between_threads_allows_it() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<ostrakon_engine::Runtime>();
+    shared::<Plugin>();
+    moved::<ostrakon_engine::Instance>();
+}
