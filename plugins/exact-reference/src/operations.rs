@@ -1,0 +1,200 @@
+//! The operations: inputs checked, a result of the right size made, the scalar definition called.
+//!
+//! The checks, their order and their words are those of the native host (`host/nn/src/operations.rs`).
+
+use crate::Component;
+use crate::bindings::exports::ostrakon::plugin::exact::{self, Refusal as WitRefusal};
+use crate::bindings::exports::wasi::nn::tensor::{self as nn, TensorBorrow};
+use crate::layers::Named;
+use crate::refusal::Refusal;
+use crate::tensor::{Tensor, zeros};
+use ostrakon_exact::layer::MAX_WIDTH;
+use ostrakon_exact::reference::{self, MAX_HEAD_WIDTH};
+use ostrakon_exact::{Layer, Lengths, ShapeError};
+
+/// Run a layer: its inputs by name, its one output.
+pub(crate) fn compute(graph: &Named, inputs: Vec<(String, Tensor)>) -> Result<Tensor, Refusal> {
+    match &graph.layer {
+        Layer::Linear(layer) => {
+            let [x] = take(inputs, ["x"])?;
+            let x = needed("x", x)?;
+            let x = Matrix::of_width("x", &x, layer.inputs)?;
+            result(vec![x.rows, layer.outputs as u32], |y| reference::linear(layer, x.values, x.rows as usize, y))
+        }
+        Layer::Embedding(layer) => {
+            let [ids] = take(inputs, ["ids"])?;
+            let ids = needed("ids", ids)?;
+            let ids = ids.integers("ids")?;
+            result(vec![ids.len() as u32, layer.width as u32], |y| reference::embedding(layer, ids, y))
+        }
+        Layer::LayerNorm(layer) => {
+            let [x, residual] = take(inputs, ["x", "residual"])?;
+            let x = needed("x", x)?;
+            let width = layer.gain.len();
+            let x = Matrix::of_width("x", &x, width)?;
+            let residual =
+                residual.as_ref().map(|residual| Matrix::of_width("residual", residual, width)).transpose()?;
+            if let Some(residual) = residual.as_ref().filter(|residual| residual.rows != x.rows) {
+                let text = format!("`residual` has {} rows but `x` has {}", residual.rows, x.rows);
+                return Err(Refusal::invalid(text));
+            }
+            let residual = residual.map(|residual| residual.values);
+            result(vec![x.rows, x.width], |y| reference::layer_norm(layer, x.values, residual, x.rows as usize, y))
+        }
+    }
+}
+
+impl exact::Guest for Component {
+    fn alias(x: TensorBorrow<'_>) -> nn::Tensor {
+        nn::Tensor::new(x.get::<Tensor>().clone())
+    }
+
+    fn add(a: TensorBorrow<'_>, b: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(add(a.get(), b.get()))
+    }
+
+    fn gelu(x: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(gelu(x.get()))
+    }
+
+    fn attention(qkv: TensorBorrow<'_>, lengths: TensorBorrow<'_>, heads: u32) -> Result<nn::Tensor, WitRefusal> {
+        handle(attention(qkv.get(), lengths.get(), heads))
+    }
+
+    fn mean_pool(x: TensorBorrow<'_>, lengths: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(pool(x.get(), lengths.get(), reference::mean_pool))
+    }
+
+    fn first_pool(x: TensorBorrow<'_>, lengths: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(pool(x.get(), lengths.get(), reference::first_pool))
+    }
+
+    fn l2_normalise(x: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(l2_normalise(x.get()))
+    }
+}
+
+fn handle(result: Result<Tensor, Refusal>) -> Result<nn::Tensor, WitRefusal> {
+    Ok(nn::Tensor::new(result?))
+}
+
+fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, Refusal> {
+    let (left, right) = (a.floats("a")?, b.floats("b")?);
+    if a.dims() != b.dims() {
+        return Err(Refusal::invalid(format!(
+            "`a` has the shape {:?} and `b` {:?}: both must have the same",
+            a.dims(),
+            b.dims()
+        )));
+    }
+    result(a.dims().to_vec(), |y| reference::add(left, right, y))
+}
+
+fn gelu(x: &Tensor) -> Result<Tensor, Refusal> {
+    let values = x.floats("x")?;
+    result(x.dims().to_vec(), |y| reference::gelu(values, y))
+}
+
+fn attention(qkv: &Tensor, lengths: &Tensor, heads: u32) -> Result<Tensor, Refusal> {
+    let qkv = Matrix::new("qkv", qkv)?;
+    if qkv.width % 3 != 0 {
+        return Err(Refusal::invalid(format!(
+            "`qkv` has {} columns: queries, keys and values side by side make a multiple of 3",
+            qkv.width
+        )));
+    }
+    let width = qkv.width / 3;
+    let d = width.checked_div(heads).filter(|d| d * heads == width);
+    if !d.is_some_and(|d| (1..=MAX_HEAD_WIDTH).contains(&(d as usize))) {
+        return Err(Refusal::invalid(format!(
+            "{heads} heads cannot share {width} columns: equal heads of 1 to {MAX_HEAD_WIDTH} columns"
+        )));
+    }
+    let lengths = ragged(lengths, &qkv)?;
+    result(vec![qkv.rows, width], |y| reference::attention(qkv.values, &lengths, width as usize, heads as usize, y))
+}
+
+type Pool = fn(&[f32], &Lengths, usize, &mut [f32]) -> Result<(), ShapeError>;
+
+fn pool(x: &Tensor, lengths: &Tensor, pool: Pool) -> Result<Tensor, Refusal> {
+    let x = Matrix::new("x", x)?;
+    let lengths = ragged(lengths, &x)?;
+    result(vec![lengths.sequences() as u32, x.width], |y| pool(x.values, &lengths, x.width as usize, y))
+}
+
+fn l2_normalise(x: &Tensor) -> Result<Tensor, Refusal> {
+    let x = Matrix::new("x", x)?;
+    if x.width as usize > MAX_WIDTH {
+        return Err(Refusal::invalid(format!("`x` has {} columns: at most {MAX_WIDTH}", x.width)));
+    }
+    result(vec![x.rows, x.width], |y| reference::l2_normalise(x.values, x.rows as usize, x.width as usize, y))
+}
+
+/// A result of this shape, filled by an operation. One without elements is not computed.
+fn result(dims: Vec<u32>, fill: impl FnOnce(&mut [f32]) -> Result<(), ShapeError>) -> Result<Tensor, Refusal> {
+    let mut values = zeros(&dims)?;
+    if !values.is_empty() {
+        fill(&mut values)?;
+    }
+    Ok(Tensor::of_floats(dims, values))
+}
+
+/// An FP32 tensor of two dimensions.
+struct Matrix<'a> {
+    values: &'a [f32],
+    rows: u32,
+    width: u32,
+}
+
+impl<'a> Matrix<'a> {
+    fn new(what: &str, tensor: &'a Tensor) -> Result<Self, Refusal> {
+        let values = tensor.floats(what)?;
+        match tensor.dims() {
+            &[rows, width] => Ok(Self { values, rows, width }),
+            other => Err(Refusal::invalid(format!(
+                "`{what}` has the shape {other:?}: two dimensions, [rows, columns], are needed"
+            ))),
+        }
+    }
+
+    fn of_width(what: &str, tensor: &'a Tensor, width: usize) -> Result<Self, Refusal> {
+        let matrix = Self::new(what, tensor)?;
+        if matrix.width as usize == width {
+            Ok(matrix)
+        } else {
+            Err(Refusal::invalid(format!(
+                "`{what}` has {} columns but the layer takes {width}: its shape is {:?}",
+                matrix.width,
+                tensor.dims()
+            )))
+        }
+    }
+}
+
+/// The lengths of the sequences in the rows of `x`.
+fn ragged(lengths: &Tensor, x: &Matrix<'_>) -> Result<Lengths, Refusal> {
+    Ok(Lengths::new(lengths.integers("lengths")?, x.rows as usize)?)
+}
+
+/// The inputs called `names`, in that order.
+fn take<const N: usize>(inputs: Vec<(String, Tensor)>, names: [&str; N]) -> Result<[Option<Tensor>; N], Refusal> {
+    let mut taken = [const { None }; N];
+    for (name, tensor) in inputs {
+        let slot = names.iter().zip(&mut taken).find(|(known, _)| **known == name).map(|(_, slot)| slot);
+        let problem = match slot {
+            Some(slot) if slot.is_none() => {
+                *slot = Some(tensor);
+                continue;
+            }
+            Some(_) => "is given twice".to_owned(),
+            None => format!("is unknown: it takes {}", names.map(|name| format!("`{name}`")).join(" and ")),
+        };
+        let name: String = name.chars().take(64).collect();
+        return Err(Refusal::invalid(format!("the input {name:?} {problem}")));
+    }
+    Ok(taken)
+}
+
+fn needed(name: &str, input: Option<Tensor>) -> Result<Tensor, Refusal> {
+    input.ok_or_else(|| Refusal::invalid(format!("the input `{name}` is missing")))
+}
