@@ -1,0 +1,68 @@
+# Everything a contributor does, one command each. Plain `make` lists them.
+
+CARGO    ?= cargo
+TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+OSTRAKON := $(TARGET)/release/ostrakon
+PLUGINS  := build/plugins
+WASM     := wasm32-unknown-unknown
+GUESTS   := block-bert exact-reference
+# Guests are built for their own target, in their own profile, and linted there.
+HOSTED   := --workspace $(addprefix --exclude ,$(GUESTS))
+# Paths of this machine do not belong into a component: its digest must not depend on them.
+REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+SENTENCES := examples/sentences.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test bench plugins fmt lint clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## add the WebAssembly target to the Rust toolchain, if it is missing
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer with rustup" >&2; exit 1; }
+	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(WASM)" || rustup target add $(WASM)
+
+# The same selection as the tests, so that nothing is compiled twice with other features.
+build: ## build the binary
+	$(CARGO) build --release $(HOSTED)
+
+plugins: setup build ## build the plugins and turn them into components, in build/plugins
+	RUSTFLAGS="$(REMAP)" $(CARGO) build --profile plugin --target $(WASM) $(addprefix -p ,$(GUESTS))
+	@mkdir -p $(PLUGINS)
+	@for guest in $(GUESTS); do \
+		"$(OSTRAKON)" plugin build "$(TARGET)/$(WASM)/plugin/$$(echo $$guest | tr - _).wasm" \
+			--out "$(PLUGINS)/$$guest.wasm" || exit 1; \
+	done
+
+run: plugins ## fetch and pack MiniLM if that was not done yet, then compare a few sentences
+	@"$(OSTRAKON)" inspect minilm >/dev/null 2>&1 || "$(OSTRAKON)" pack minilm
+	@"$(OSTRAKON)" run minilm --input $(SENTENCES)
+
+test: fmt-check lint test-data ## check format and lints, then run every test
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" $(CARGO) test --release $(HOSTED)
+
+# Tests and benchmarks keep keys, downloads and compiled code under build, away from the user's own.
+test-data: export OSTRAKON_HOME = $(CURDIR)/build/home
+test-data: plugins
+	"$(OSTRAKON)" pack minilm --out build/packages/minilm-1
+	@for n in 2 3 6; do "$(OSTRAKON)" pack build/packages/minilm-1 --shards $$n --out build/packages/minilm-$$n || exit 1; done
+	@test -f build/data/lee.cor || tests/fetch-data.sh build/data
+
+bench: export OSTRAKON_HOME = $(CURDIR)/build/home
+bench: test-data ## measure against the engines people use today
+	tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
+
+.PHONY: fmt-check test-data
+fmt-check:
+	$(CARGO) fmt --all --check
+
+fmt: ## format the sources
+	$(CARGO) fmt --all
+
+lint: setup ## clippy, warnings are errors
+	$(CARGO) clippy --release $(HOSTED) --all-targets -- -D warnings
+	$(CARGO) clippy --profile plugin --target $(WASM) $(addprefix -p ,$(GUESTS)) -- -D warnings
+
+clean: ## remove what was built (packages, keys and downloads stay where `ostrakon doctor` says)
+	$(CARGO) clean
+	rm -rf build

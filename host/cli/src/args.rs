@@ -1,0 +1,227 @@
+//! The command line: every command and option, with the help people read.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+
+/// Run sharded models in sandboxed components, byte for byte the same on every machine.
+#[derive(Debug, Parser)]
+#[command(name = "ostrakon", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused (not trusted, or not what its digest says).\n\
+Files: OSTRAKON_HOME, else the platform's data and cache directories. `ostrakon doctor` shows them."
+)]
+pub(crate) struct Cli {
+    /// Answer in JSON on standard output, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a signed package from a recipe or from a directory with a published model
+    Pack(PackArgs),
+    /// Run texts through a package
+    Run(RunArgs),
+    /// Say what a package or a component is, and whether it would be let in
+    Inspect(InspectArgs),
+    /// Say what this machine offers and what to do about what is missing
+    Doctor(DoctorArgs),
+    /// Build plugins: core modules to components, blocks to reference blocks
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Whose packages may run on this machine
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Print the completions of a shell, to be sourced by it
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `ostrakon pack`.
+#[derive(Debug, Args)]
+pub(crate) struct PackArgs {
+    /// A recipe's name (`minilm`), a recipe file, a directory with model.safetensors, tokenizer.json and config.json, or a package to cut anew
+    #[arg(value_name = "RECIPE|DIRECTORY", value_hint = ValueHint::AnyPath)]
+    pub(crate) source: PathBuf,
+
+    /// Where the package goes; without it, into the store, where `run` finds it by name
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Into how many parts the blocks are divided, each run by its own instance
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) shards: u16,
+
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
+}
+
+/// `ostrakon run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A package's directory, or its name in the store
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) package: PathBuf,
+
+    /// A text; may be given many times
+    #[arg(long, value_name = "T")]
+    pub(crate) text: Vec<String>,
+
+    /// A UTF-8 file with one text a line (`-`: standard input); empty lines are left out
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Threads of the arithmetic; without it, one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+
+    /// Most texts computed at once; without it, as many as fit the token bound
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch: Option<u32>,
+
+    /// What does the arithmetic: this machine's CPU, or the reference component in plain WebAssembly (slow)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) backend: BackendArg,
+
+    /// What runs WebAssembly: a compiler, or an interpreter (slow, runs everywhere)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineArg,
+
+    /// Run a package that nobody signed
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+
+    /// Run a package signed by a key that is not in the trust file
+    #[arg(long)]
+    pub(crate) allow_unknown_signer: bool,
+
+    /// For tests: the SIMD level, instead of the best one
+    #[arg(long, value_name = "LEVEL", env = "OSTRAKON_SIMD", hide = true)]
+    pub(crate) simd: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
+}
+
+/// `ostrakon inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A package's directory, its name in the store, or a component file
+    #[arg(value_name = "PACKAGE|COMPONENT", value_hint = ValueHint::AnyPath)]
+    pub(crate) target: PathBuf,
+}
+
+/// `ostrakon doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
+}
+
+/// `ostrakon plugin`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Turn a core module built for wasm32-unknown-unknown into a component
+    Build {
+        /// The core module
+        #[arg(value_name = "CORE.wasm", value_hint = ValueHint::FilePath)]
+        core: PathBuf,
+        /// The component to write
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: PathBuf,
+    },
+    /// Compose a block with the reference arithmetic into one component
+    Compose {
+        /// The block's component
+        #[arg(value_hint = ValueHint::FilePath)]
+        block: PathBuf,
+        /// The component that exports the arithmetic: exact-reference
+        #[arg(value_hint = ValueHint::FilePath)]
+        reference: PathBuf,
+        /// The component to write
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: PathBuf,
+    },
+}
+
+/// `ostrakon trust`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// The trusted keys, and this machine's own
+    List,
+    /// Trust a key: packages signed with it may run
+    Add {
+        /// The public key, as `ostrakon trust list` of its owner shows it
+        key: String,
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// `--plugins`, where a command needs components that are in no package.
+#[derive(Debug, Args)]
+pub(crate) struct PluginsArg {
+    /// The directory with built plugins; without it, build/plugins upward from here
+    #[arg(long, value_name = "DIR", env = "OSTRAKON_PLUGINS", value_hint = ValueHint::DirPath)]
+    pub(crate) plugins: Option<PathBuf>,
+}
+
+/// `--backend`.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// Native arithmetic
+    #[default]
+    Cpu,
+    /// Plain WebAssembly
+    Reference,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// Compiles to native code
+    #[default]
+    Cranelift,
+    /// Interprets
+    Pulley,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_takes_json_in_any_place() {
+        for line in [
+            "ostrakon --json doctor",
+            "ostrakon doctor --json",
+            "ostrakon run minilm --text a --text b --json --threads 2 --batch 8 --backend reference --engine pulley",
+            "ostrakon pack minilm --out x --shards 3 --json",
+            "ostrakon inspect minilm --json",
+            "ostrakon trust list --json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).unwrap().json, "{line}");
+        }
+    }
+
+    #[test]
+    fn zero_is_refused_where_it_makes_no_sense() {
+        for line in ["run m --threads 0", "run m --batch 0", "pack m --shards 0"] {
+            assert!(Cli::try_parse_from(["ostrakon"].into_iter().chain(line.split(' '))).is_err(), "{line}");
+        }
+    }
+}

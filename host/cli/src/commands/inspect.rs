@@ -1,0 +1,125 @@
+//! `ostrakon inspect`.
+
+use super::{grouped, home, size, write_json};
+use crate::args::InspectArgs;
+use crate::problem::Problem;
+use crate::style::Style;
+use ostrakon_node::inspect::{self, ComponentReport, LimitsReport, PackageReport, SignatureReport};
+use ostrakon_node::{NodeError, TrustPolicy, store};
+use std::io::{self, Write};
+use std::path::Path;
+
+pub(crate) fn run(args: &InspectArgs, json: bool) -> Result<(), Problem> {
+    if args.target.is_file() {
+        let report = inspect::component_file(&args.target)?;
+        if json {
+            return write_json(&report);
+        }
+        let style = Style::of_stdout();
+        let mut out = io::stdout().lock();
+        write_component(&mut out, style, &report, "")?;
+        return Ok(write_limits(&mut out, style, report.limits)?);
+    }
+    let home = home()?;
+    let directory = store::locate(&home, &args.target)?;
+    let policy = TrustPolicy::load(&home).map_err(NodeError::from)?;
+    let report = match inspect::package(&directory, &policy) {
+        Ok(report) => report,
+        Err(error) => return Err(refused(error, &directory, &policy, json)?),
+    };
+    if json { write_json(&report) } else { Ok(write_package(&mut io::stdout().lock(), Style::of_stdout(), &report)?) }
+}
+
+/// A package that is refused still has a digest and a signature to show.
+fn refused(error: NodeError, directory: &Path, policy: &TrustPolicy, json: bool) -> Result<Problem, Problem> {
+    let problem = Problem::from(error);
+    let Some(report) = inspect::refused(directory, policy) else { return Ok(problem) };
+    if json {
+        let signature = serde_json::to_value(&report.signature).map_err(io::Error::from)?;
+        return Ok(problem.detail("path", report.path).detail("digest", report.digest).detail("signature", signature));
+    }
+    let style = Style::of_stdout();
+    let mut out = io::stdout().lock();
+    for (name, value) in [("digest", report.digest), ("signature", signature(style, &report.signature))] {
+        writeln!(out, "  {} {value}", style.faint(&format!("{name:<10}")))?;
+    }
+    Ok(problem)
+}
+
+fn write_package(out: &mut dyn Write, style: Style, report: &PackageReport) -> io::Result<()> {
+    let entry = |name: &str| style.faint(&format!("{name:<10}"));
+    writeln!(out, "{} {}", style.strong(&report.name), style.faint(&size(report.bytes)))?;
+    writeln!(out, "  {} {}", entry("digest"), report.digest)?;
+    writeln!(out, "  {} {}", entry("signature"), signature(style, &report.signature))?;
+    writeln!(out, "  {} {}", entry("path"), report.path)?;
+    writeln!(out, "  {} {}, {}", entry("family"), report.family, report.licence)?;
+    writeln!(out, "  {} {}", entry("source"), report.source)?;
+    writeln!(out, "  {} {}", entry("max tokens"), report.max_tokens)?;
+    write_limits(out, style, report.limits)?;
+    for component in &report.components {
+        write_component(out, style, component, "  ")?;
+    }
+    for shard in &report.shards {
+        writeln!(out, "  {} {}", entry(&shard.name), shard.blocks.join(", "))?;
+    }
+    for block in &report.blocks {
+        let settings: Vec<String> = block.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        writeln!(out, "{}  {}", style.strong(&block.name), style.faint(&settings.join(" ")))?;
+        for tensor in &block.tensors {
+            let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+            let kind = format!("{} {}", tensor.layer, tensor.activation);
+            let (name, shape) = (&tensor.name, shape.join(" x "));
+            writeln!(out, "  {name:<30} {shape:<14} {}", style.faint(kind.trim_end()))?;
+        }
+    }
+    Ok(())
+}
+
+fn signature(style: Style, report: &SignatureReport) -> String {
+    let key = report.key.as_deref().unwrap_or_default();
+    match (report.by.as_deref(), report.reason.as_deref()) {
+        (Some(by), _) => format!("{} {by} {}", style.good("verified by"), style.faint(key)),
+        (_, Some(reason)) => format!("{} {reason}", style.bad("failed:")),
+        _ if key.is_empty() => style.warn(report.state),
+        _ => format!("{} {key}", style.warn(report.state)),
+    }
+}
+
+fn write_component(out: &mut dyn Write, style: Style, report: &ComponentReport, indent: &str) -> io::Result<()> {
+    let entry = |name: &str| style.faint(&format!("{name:<10}"));
+    let world = report.world.unwrap_or("no known world");
+    writeln!(out, "{indent}{} {}, {world}", style.strong(&report.name), size(report.bytes as u64))?;
+    writeln!(out, "{indent}  {} {}", entry("digest"), report.digest)?;
+    match &report.refusal {
+        None => writeln!(out, "{indent}  {} {}", entry("admission"), style.good("let in"))?,
+        Some(why) => writeln!(out, "{indent}  {} {} {why}", entry("admission"), style.bad("refused:"))?,
+    }
+    for (name, list) in [("imports", &report.imports), ("exports", &report.exports)] {
+        let shown = if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
+        writeln!(out, "{indent}  {} {shown}", entry(name))?;
+    }
+    for declared in &report.declares {
+        let (found, limit) = (grouped(declared.found), grouped(declared.limit));
+        writeln!(
+            out,
+            "{indent}  {} {found} {} {}",
+            entry("declares"),
+            declared.what,
+            style.faint(&format!("of {limit}"))
+        )?;
+    }
+    Ok(())
+}
+
+fn write_limits(out: &mut dyn Write, style: Style, limits: LimitsReport) -> io::Result<()> {
+    writeln!(
+        out,
+        "  {} a call: {} fuel; an instance: {} memory, {} table elements, {} of tensors, {} tensor handles",
+        style.faint(&format!("{:<10}", "limits")),
+        grouped(limits.fuel),
+        size(limits.memory_bytes),
+        grouped(limits.table_elements),
+        size(limits.tensor_bytes),
+        grouped(u64::from(limits.tensor_handles)),
+    )
+}

@@ -1,0 +1,91 @@
+//! One module for each command: asks the node, shows the answer.
+
+mod answer;
+mod doctor;
+mod inspect;
+mod pack;
+mod plugin;
+mod run;
+mod trust;
+
+use crate::args::{Cli, Command};
+use crate::problem::Problem;
+use clap::CommandFactory;
+use ostrakon_node::{Home, NodeError};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::time::Instant;
+
+/// Do what the command line asks. `start` is when the process began.
+pub(crate) fn run(cli: Cli, start: Instant) -> Result<(), Problem> {
+    let json = cli.json;
+    match cli.command {
+        Command::Pack(args) => pack::run(args, json),
+        Command::Run(args) => run::run(args, json, start),
+        Command::Inspect(args) => inspect::run(&args, json),
+        Command::Doctor(args) => doctor::run(&args, json),
+        Command::Plugin(command) => plugin::run(command, json),
+        Command::Trust(command) => trust::run(command, json),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Problem> {
+    // Into memory first: the generator panics when a pipe is closed.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ostrakon", &mut text);
+    Ok(io::stdout().lock().write_all(&text)?)
+}
+
+fn home() -> Result<Home, Problem> {
+    Home::from_env().map_err(|error| NodeError::from(error).into())
+}
+
+/// One JSON document, on one line.
+fn write_json(value: &impl Serialize) -> Result<(), Problem> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// Bytes, for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+/// A number with its digits in threes.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_from_the_right() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1 234 567");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(12), "12 bytes");
+        assert_eq!(size(87_654), "88 kB");
+        assert_eq!(size(23_456_789), "23.5 MB");
+    }
+}

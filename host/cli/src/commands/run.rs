@@ -1,0 +1,141 @@
+//! `ostrakon run`.
+
+use super::answer::{Document, ms};
+use super::{grouped, home, write_json};
+use crate::args::{BackendArg, EngineArg, RunArgs};
+use crate::input::{self, Input};
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::style::Style;
+use crate::table;
+use ostrakon_node::{Answer, Arithmetic, Compiler, Model, NodeError, RunOptions, TrustPolicy, simd_level, store};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
+    let home = home()?;
+    // A package that is not there is said before anyone types texts.
+    let directory = store::locate(&home, &args.package)?;
+    let options = options(&args)?;
+    let mut policy = TrustPolicy::load(&home).map_err(NodeError::from)?;
+    policy.allow_unsigned = args.allow_unsigned;
+    policy.allow_unknown = args.allow_unknown_signer;
+    let input = input::gather(args.text, args.input.as_deref())?;
+
+    let mut model = Model::load(&directory, &policy, &home, &options)?;
+    let most = args.batch.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let progress = Progress::new(json);
+    let answer = model.run(&input.texts, most, &|event| progress.show(event));
+    progress.finish();
+    let answer = answer?;
+
+    notes(&input, &answer);
+    let times = Times::of(&model, &answer, start.elapsed());
+    if json {
+        return write_json(&Document::new(&model, &input.texts, &answer, &times));
+    }
+    show(&model, &input, &answer, &times)
+}
+
+fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
+    let simd = args.simd.as_deref().map(simd_level).transpose()?;
+    Ok(RunOptions {
+        arithmetic: match args.backend {
+            BackendArg::Cpu => Arithmetic::Cpu,
+            BackendArg::Reference => Arithmetic::Reference,
+        },
+        compiler: match args.engine {
+            EngineArg::Cranelift => Compiler::Cranelift,
+            EngineArg::Pulley => Compiler::Pulley,
+        },
+        threads: args.threads.map(usize::from),
+        simd,
+        plugins: args.plugins.plugins.clone(),
+        ..RunOptions::default()
+    })
+}
+
+/// What happened to the texts that nobody asked for, on standard error.
+fn notes(input: &Input, answer: &Answer) {
+    let style = Style::of_stderr();
+    let mut lines = Vec::new();
+    if input.empty_lines > 0 {
+        lines.push(format!("{} empty lines were left out", input.empty_lines));
+    }
+    let cut: Vec<String> =
+        answer.outputs.iter().enumerate().filter(|(_, o)| o.truncated).map(|(at, _)| (at + 1).to_string()).collect();
+    if let Some(tokens) = answer.outputs.iter().find(|o| o.truncated).map(|o| o.tokens) {
+        let (which, more) = match cut.get(..8) {
+            Some(first) if cut.len() > 8 => (first.join(", "), format!(" and {} more", cut.len() - 8)),
+            _ => (cut.join(", "), String::new()),
+        };
+        lines.push(format!("cut to {tokens} tokens, the most this model reads: text {which}{more}"));
+    }
+    for line in lines {
+        // A note that cannot be shown is not worth failing for.
+        let _ = writeln!(io::stderr().lock(), "{} {line}", style.warn("note:"));
+    }
+}
+
+/// Where the time went.
+pub(super) struct Times {
+    pub(super) total: Duration,
+    pub(super) load: Duration,
+    pub(super) tokenise: Duration,
+    /// By kind of block.
+    pub(super) kinds: BTreeMap<String, Duration>,
+    /// Steps of loading; they overlap.
+    pub(super) steps: [(&'static str, Duration); 5],
+}
+
+impl Times {
+    fn of(model: &Model, answer: &Answer, total: Duration) -> Self {
+        let mut kinds = BTreeMap::new();
+        for block in &answer.blocks {
+            *kinds.entry(block.kind.clone()).or_default() += block.time;
+        }
+        let load = model.load_times();
+        let steps = [
+            ("verify", load.verify),
+            ("self_test", load.arithmetic),
+            ("tokenizer", load.tokenizer),
+            ("components", load.components),
+            ("open", load.open),
+        ];
+        Self { total, load: load.total, tokenise: answer.tokenise, kinds, steps }
+    }
+}
+
+fn show(model: &Model, input: &Input, answer: &Answer, times: &Times) -> Result<(), Problem> {
+    let style = Style::of_stdout();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let rows: Vec<(&str, &[f32])> =
+        input.texts.iter().map(String::as_str).zip(answer.outputs.iter().map(|o| o.values.as_slice())).collect();
+    match rows.as_slice() {
+        [(text, values)] => {
+            let tokens = answer.outputs.first().map_or(0, |o| o.tokens);
+            writeln!(out, "{}  {}", table::shorten(text), style.faint(&format!("{tokens} tokens")))?;
+            let first: Vec<String> = values.iter().take(6).map(|v| format!("{v:.6}")).collect();
+            writeln!(out, "[{}, … {} numbers]", first.join(", "), values.len())?;
+        }
+        rows if rows.len() <= table::MOST => table::write(&mut out, style, rows)?,
+        rows => {
+            for (at, ((text, _), output)) in rows.iter().zip(&answer.outputs).enumerate() {
+                let digest = output.digest.to_string();
+                let digest = style.faint(digest.get(..16).unwrap_or_default());
+                writeln!(out, "{:>5}  {digest}  {}", at + 1, table::shorten(text))?;
+            }
+        }
+    }
+    let entry = |name: &str| style.faint(&format!("{name:<8}"));
+    writeln!(out)?;
+    writeln!(out, "{} {}", entry("digest"), style.strong(&answer.digest.to_string()))?;
+    writeln!(out, "{} {} {}", entry("package"), model.digest(), style.faint(model.name()))?;
+    writeln!(out, "{} {}", entry("profile"), model.profile())?;
+    writeln!(out, "{} {}", entry("fuel"), grouped(answer.fuel))?;
+    let mut parts = vec![format!("load {:.0}", ms(times.load)), format!("tokenise {:.1}", ms(times.tokenise))];
+    parts.extend(times.kinds.iter().map(|(kind, &time)| format!("{kind} {:.1}", ms(time))));
+    writeln!(out, "{} {:.0} ms: {}", entry("time"), ms(times.total), parts.join(", "))?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,148 @@
+//! What a person or a program is told when something went wrong: what, why, and what to do.
+
+use crate::style::Style;
+use ostrakon_node::NodeError;
+use serde_json::{Map, Value};
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Exit status of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It could not be done.
+    Failed = 1,
+    /// It was asked for in a way that makes no sense.
+    Usage = 2,
+    /// It was refused: not trusted, or not what its digest says.
+    Refused = 3,
+}
+
+/// An error on its way to the person who caused it.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    status: Status,
+    closed_pipe: bool,
+    /// What else is known, for programs.
+    details: Vec<(&'static str, Value)>,
+}
+
+impl Problem {
+    fn new(status: Status, message: String) -> Self {
+        Self { message, causes: Vec::new(), hint: None, status, closed_pipe: false, details: Vec::new() }
+    }
+
+    /// Why.
+    pub(crate) fn causes(mut self, causes: impl Iterator<Item = String>) -> Self {
+        self.causes.extend(causes);
+        self
+    }
+
+    /// Something else that is known: in JSON only.
+    pub(crate) fn detail(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.details.push((name, value.into()));
+        self
+    }
+
+    /// The command makes no sense as given.
+    pub(crate) fn usage(message: String) -> Self {
+        Self::new(Status::Usage, message)
+    }
+
+    /// It could not be done.
+    pub(crate) fn failed(message: String) -> Self {
+        Self::new(Status::Failed, message)
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Nobody reads the answer any more.
+    pub(crate) const fn is_closed_pipe(&self) -> bool {
+        self.closed_pipe
+    }
+
+    /// Write it, as JSON on standard output or for people on standard error.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        // Whoever closed the other end does not want to hear about it.
+        let _ =
+            if json { self.write_json(&mut io::stdout().lock()) } else { self.write_text(&mut io::stderr().lock()) };
+        ExitCode::from(self.status as u8)
+    }
+
+    fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut value = Map::new();
+        value.insert("error".into(), self.message.as_str().into());
+        value.insert("causes".into(), self.causes.as_slice().into());
+        value.insert("hint".into(), self.hint.as_deref().into());
+        value.extend(self.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        writeln!(out, "{}", Value::Object(value))
+    }
+
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let style = Style::of_stderr();
+        writeln!(out, "{} {}", style.bad("error:"), self.message)?;
+        for cause in &self.causes {
+            writeln!(out, "  {} {cause}", style.faint("because:"))?;
+        }
+        match &self.hint {
+            Some(hint) => writeln!(out, "{} {hint}", style.good("hint:")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<NodeError> for Problem {
+    fn from(error: NodeError) -> Self {
+        let message = error.to_string();
+        let mut causes = Vec::new();
+        let mut next = error.source();
+        // A cause that the text above already tells is not told again.
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !causes.last().unwrap_or(&message).contains(&text) {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        let status = match error.kind() {
+            ostrakon_node::ErrorKind::Usage => Status::Usage,
+            ostrakon_node::ErrorKind::Refused => Status::Refused,
+            ostrakon_node::ErrorKind::Failed => Status::Failed,
+        };
+        Self { causes, hint: error.hint(), ..Self::new(status, message) }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        let closed_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { closed_pipe, ..Self::failed(format!("cannot write the answer: {error}")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_all_three_fields() {
+        let mut out = Vec::new();
+        Problem::usage("no".into()).hint("do").write_json(&mut out).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, serde_json::json!({ "error": "no", "causes": [], "hint": "do" }));
+    }
+}

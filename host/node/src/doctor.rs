@@ -1,0 +1,219 @@
+//! What this machine offers, and what to do about what is missing.
+//!
+//! A flat list of checks. Each says what it found; each that found less than there could be says what
+//! to do. Nothing is created, nothing is downloaded.
+
+use crate::load;
+use crate::options::RunOptions;
+use crate::plugins::{BLOCK_BERT, EXACT_REFERENCE, Plugins};
+use crate::store;
+use ostrakon_exact::simd::Level;
+use ostrakon_package::{Home, SigningKey, TrustPolicy};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How it is.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What to do, if there is something to do.
+    pub advice: Option<String>,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// Not there; everything else works without it.
+    Absent,
+    /// Something does not work.
+    Bad,
+}
+
+impl Check {
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Good, found: found.into(), advice: None }
+    }
+
+    fn absent(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, state: State::Absent, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    fn bad(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, state: State::Bad, found: found.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// Look at everything.
+pub fn examine(home: &Home, plugins: Option<&Path>) -> Vec<Check> {
+    let options = RunOptions::default();
+    vec![
+        simd(),
+        Check::good("threads", options.thread_count().to_string()),
+        arithmetic(&options),
+        engine(home, &options),
+        openvino(),
+        cuda(),
+        directories(home),
+        packages(home),
+        key(home),
+        trust(home),
+        plugins_built(plugins),
+    ]
+}
+
+fn simd() -> Check {
+    let level = Level::detect();
+    let names: Vec<&str> = Level::available().iter().map(|l| l.name()).collect();
+    let found = format!("{} in use; this machine has {}", level.name(), names.join(", "));
+    if level == Level::Scalar {
+        Check::absent("simd", found, "results are the same and slower; a machine with AVX2 or AVX-512 is fast")
+    } else {
+        Check::good("simd", found)
+    }
+}
+
+fn arithmetic(options: &RunOptions) -> Check {
+    match load::start_arithmetic(options) {
+        Ok((_, backend)) => Check::good("backend", format!("{} passed its self-test", backend.name())),
+        Err(error) => Check::bad(
+            "backend",
+            error.to_string(),
+            "do not trust this machine's arithmetic; `--backend reference` runs without it",
+        ),
+    }
+}
+
+fn engine(home: &Home, options: &RunOptions) -> Check {
+    match load::runtime(home, options) {
+        Ok(runtime) => Check::good(
+            "engine",
+            format!(
+                "{}, cranelift and pulley, profile {}",
+                ostrakon_engine::profile::ENGINE_VERSION,
+                runtime.profile().digest()
+            ),
+        ),
+        Err(error) => Check::bad("engine", error.to_string(), "report this with the system's name and version"),
+    }
+}
+
+/// Directories where a system keeps libraries.
+const LIBRARY_DIRECTORIES: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+    "/usr/local/cuda/lib64",
+    "/usr/lib/wsl/lib",
+    "/opt/intel/openvino/runtime/lib/intel64",
+];
+
+fn library(names: &[&str], more: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    let listed = std::env::var_os("LD_LIBRARY_PATH");
+    let listed: Vec<PathBuf> = listed.iter().flat_map(std::env::split_paths).collect();
+    let standard = LIBRARY_DIRECTORIES.iter().map(PathBuf::from);
+    let directories = listed.into_iter().chain(more).chain(standard);
+    directories.flat_map(|d| names.iter().map(move |name| d.join(name))).find(|path| path.exists())
+}
+
+/// What is said of hardware that the system has and this build cannot use.
+fn unused(backend: &str) -> String {
+    format!("this build has no {backend} backend; the CPU backend gives the same bytes")
+}
+
+fn openvino() -> Check {
+    // The wheel keeps its libraries in the package's own directory.
+    let ask =
+        "import importlib.util as u; s = u.find_spec('openvino'); print(s.submodule_search_locations[0] if s else '')";
+    let python = Command::new("python3").args(["-c", ask]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok();
+    let wheel = python
+        .filter(|o| o.status.success())
+        .map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()).join("libs"));
+    match library(&["libopenvino_c.so"], wheel) {
+        Some(path) => Check::absent("openvino", path.display().to_string(), unused("OpenVINO")),
+        None => Check::absent("openvino", "not found", "python3 -m pip install openvino brings it; nothing needs it"),
+    }
+}
+
+fn cuda() -> Check {
+    match library(&["libcuda.so.1", "libcuda.so"], []) {
+        Some(path) => Check::absent("cuda", path.display().to_string(), unused("CUDA")),
+        None => {
+            Check::absent("cuda", "no driver library (libcuda.so.1)", "an NVIDIA driver brings it; nothing needs it")
+        }
+    }
+}
+
+fn directories(home: &Home) -> Check {
+    let found = format!("{}, {}, {}", home.data.display(), home.config.display(), home.cache.display());
+    Check::good("directories", found)
+}
+
+fn packages(home: &Home) -> Check {
+    let names = store::names(home);
+    if names.is_empty() {
+        Check::absent("packages", "none", "ostrakon pack minilm")
+    } else {
+        Check::good("packages", names.join(", "))
+    }
+}
+
+fn key(home: &Home) -> Check {
+    match SigningKey::load(home) {
+        Ok(Some(key)) => Check::good("key", key.public().to_string()),
+        Ok(None) => Check::absent("key", "none yet", "it is made when the first package is packed"),
+        Err(error) => Check::bad("key", error.to_string(), "see the text; packages cannot be signed until then"),
+    }
+}
+
+fn trust(home: &Home) -> Check {
+    match TrustPolicy::load(home) {
+        Ok(policy) => {
+            let names: Vec<&str> = policy.trusted.iter().map(|t| t.name.as_str()).collect();
+            Check::good("trust", if names.is_empty() { "nobody yet".into() } else { names.join(", ") })
+        }
+        Err(error) => Check::bad("trust", error.to_string(), "correct the file; packages are refused until then"),
+    }
+}
+
+fn plugins_built(given: Option<&Path>) -> Check {
+    let advice = "make plugins; needed to pack models and for --backend reference";
+    match Plugins::find(given) {
+        Ok(plugins) => {
+            let missing: Vec<&str> =
+                [BLOCK_BERT, EXACT_REFERENCE].into_iter().filter(|name| !plugins.path(name).is_file()).collect();
+            let directory = plugins.directory().display();
+            if missing.is_empty() {
+                Check::good("plugins", directory.to_string())
+            } else {
+                Check::absent("plugins", format!("{directory} lacks {}", missing.join(", ")), advice)
+            }
+        }
+        Err(error) => Check::absent("plugins", error.to_string(), advice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_not_good_comes_with_advice() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::under(directory.path());
+        for check in examine(&home, Some(directory.path())) {
+            assert_eq!(check.state == State::Good, check.advice.is_none(), "{check:?}");
+        }
+        assert!(!home.data.exists() && !home.config.exists(), "looking creates nothing");
+    }
+}

@@ -1,0 +1,41 @@
+//! What a node does, as functions: pack a model, run it, inspect it, examine the machine.
+//!
+//! # Why
+//!
+//! The command line, and every other way in, asks for the same few things. They are here, without a
+//! word to a terminal, so that each way in only asks and shows.
+//!
+//! # How
+//!
+//! 1. [`recipe`], [`fetch`] and [`pack`] make a package of a published model.
+//! 2. [`load`] opens a package, starts the arithmetic, the engine and the tokenizer.
+//! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
+//! 4. [`inspect`], [`doctor`], [`trust`] and [`store`] say what is there.
+//!
+//! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
+//! from a thread meant for computing.
+
+pub mod batch;
+pub mod component;
+pub mod digest;
+pub mod doctor;
+pub mod error;
+pub mod execute;
+pub mod fetch;
+pub mod inspect;
+pub mod load;
+pub mod options;
+pub mod pack;
+pub mod plugins;
+pub mod progress;
+pub mod recipe;
+pub mod store;
+pub mod tokens;
+pub mod trust;
+
+pub use error::{ErrorKind, NodeError};
+pub use execute::{Answer, BlockCost, Output};
+pub use load::{LoadTimes, Model};
+pub use options::{Arithmetic, RunOptions, simd_level};
+pub use ostrakon_engine::Compiler;
+pub use ostrakon_package::{Home, TrustPolicy};

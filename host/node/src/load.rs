@@ -1,0 +1,221 @@
+//! Makes a package ready to run.
+//!
+//! # How
+//!
+//! 1. The package is opened, which verifies every byte of it. Meanwhile the arithmetic of this
+//!    machine starts and proves itself.
+//! 2. Every component is admitted and compiled (or found compiled). Meanwhile the tokenizer is parsed.
+//! 3. Every shard gets an instance of its own, every block a session in it. A shard whose blocks name
+//!    several components gets one instance of each.
+//!
+//! The steps run side by side because together they are what a person waits for at the start.
+
+use crate::NodeError;
+use crate::options::{Arithmetic, RunOptions};
+use crate::plugins::{EXACT_REFERENCE, Plugins};
+use crate::tokens::Tokens;
+use ostrakon_engine::{CacheDir, CacheError, Instance, Plugin, Runtime, SessionId, World};
+use ostrakon_exact::simd::{Executor, Level};
+use ostrakon_nn::{Host, ProvenBackend};
+use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A package ready to run.
+pub struct Model {
+    pub(crate) package: Arc<Package>,
+    pub(crate) tokens: Tokens,
+    pub(crate) profile: String,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) blocks: Vec<OpenBlock>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) load: LoadTimes,
+}
+
+/// A block with its session.
+pub(crate) struct OpenBlock {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) shard: String,
+    /// Index into [`Model::instances`].
+    pub(crate) instance: usize,
+    pub(crate) session: SessionId,
+}
+
+/// Where the time of loading went. Steps overlap, so their sum may exceed `total`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadTimes {
+    /// Opening and verifying the package.
+    pub verify: Duration,
+    /// Starting the arithmetic and its self-test.
+    pub arithmetic: Duration,
+    /// Parsing the tokenizer.
+    pub tokenizer: Duration,
+    /// Admitting and compiling the components.
+    pub components: Duration,
+    /// Making instances and preparing layers.
+    pub open: Duration,
+    /// From the first step to the last.
+    pub total: Duration,
+}
+
+impl Model {
+    /// Open the package in `directory` under `policy` and make it ready.
+    ///
+    /// # Errors
+    /// When the package is refused, or anything it needs does not start.
+    pub fn load(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            let arithmetic = scope.spawn(|| timed(|| start_arithmetic(options)));
+            let (package, verify) = timed(|| Package::open(directory, policy));
+            let package = Arc::new(package?);
+            let tokens = scope.spawn({
+                let package = Arc::clone(&package);
+                move || timed(|| tokenizer(&package))
+            });
+            let (plugins, components) = timed(|| admit(&package, home, options));
+            let (profile, plugins) = plugins?;
+            let (host, arithmetic) = joined(arithmetic);
+            let (executor, backend) = host?;
+            let host = Arc::new(Host::new(executor, backend, Arc::clone(&package) as _));
+            let (opened, open) = timed(|| open_blocks(&package, &plugins, &host, options));
+            let (instances, blocks) = opened?;
+            let (tokens, tokenizer) = joined(tokens);
+            let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
+            Ok(Self { package, tokens: tokens?, profile, instances, blocks, host, load })
+        })
+    }
+
+    /// The package's name.
+    pub fn name(&self) -> &str {
+        &self.package.manifest().name
+    }
+
+    /// The package's digest.
+    pub fn digest(&self) -> Digest {
+        self.package.digest()
+    }
+
+    /// The digest of the determinism profile: equal profiles give equal fuel.
+    pub fn profile(&self) -> &str {
+        &self.profile
+    }
+
+    /// The package's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        self.package.manifest()
+    }
+
+    /// What answers the components: the package's layers, the backend, the operations.
+    pub fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.host)
+    }
+
+    /// Where the time of loading went.
+    pub const fn load_times(&self) -> LoadTimes {
+        self.load
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = work();
+    (result, start.elapsed())
+}
+
+/// A panic in a helper thread goes on in this one.
+fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+pub(crate) fn start_arithmetic(options: &RunOptions) -> Result<(Arc<Executor>, ProvenBackend), NodeError> {
+    let failed = |e: &dyn std::fmt::Display| NodeError::Arithmetic(e.to_string());
+    let level = options.simd.unwrap_or_else(Level::detect);
+    let executor = Arc::new(Executor::new(level, options.thread_count()).map_err(|e| failed(&e))?);
+    let backend = ProvenBackend::choose("auto", &executor).map_err(|e| failed(&e))?;
+    Ok((executor, backend))
+}
+
+fn tokenizer(package: &Package) -> Result<Tokens, NodeError> {
+    let limit = usize::try_from(package.manifest().max_tokens).unwrap_or(usize::MAX);
+    Ok(Tokens::load(package.tokenizer(), limit)?)
+}
+
+/// The runtime of these options, with its cache of compiled components.
+pub(crate) fn runtime(home: &Home, options: &RunOptions) -> Result<Runtime, NodeError> {
+    // Without a cache everything is compiled anew and works; `doctor` says why there is none.
+    let cache = compiled_code(home).ok();
+    Runtime::new(options.compiler, cache, options.limits).map_err(|e| NodeError::Engine(e.to_string()))
+}
+
+/// The cache of compiled components.
+pub(crate) fn compiled_code(home: &Home) -> Result<CacheDir, CacheError> {
+    CacheDir::open(home.cache.join("compiled"))
+}
+
+type Plugged = BTreeMap<String, Plugin>;
+
+fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(String, Plugged), NodeError> {
+    let runtime = runtime(home, options)?;
+    let mut plugins = BTreeMap::new();
+    for entry in &package.manifest().components {
+        let Some(bytes) = package.component(&entry.name) else { continue };
+        let admitted = match options.arithmetic {
+            Arithmetic::Cpu => runtime.admit(bytes, World::ModelBlock),
+            Arithmetic::Reference => {
+                runtime.admit(&with_reference(&entry.name, bytes, options)?, World::ReferenceBlock)
+            }
+        };
+        let plugin = admitted.map_err(|source| NodeError::Admission { name: entry.name.clone(), source })?;
+        plugins.insert(entry.name.clone(), plugin);
+    }
+    Ok((runtime.profile().digest().to_hex().to_string(), plugins))
+}
+
+/// The block as the package has it, with its arithmetic replaced by the reference component.
+fn with_reference(name: &str, block: &[u8], options: &RunOptions) -> Result<Vec<u8>, NodeError> {
+    let reference = Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?;
+    crate::component::compose(name, block, &reference)
+}
+
+fn open_blocks(
+    package: &Package,
+    plugins: &Plugged,
+    host: &Arc<Host>,
+    options: &RunOptions,
+) -> Result<(Vec<Instance>, Vec<OpenBlock>), NodeError> {
+    let manifest = package.manifest();
+    let mut instances: Vec<Instance> = Vec::new();
+    let mut blocks = Vec::new();
+    for shard in &manifest.shards {
+        let mut of_component: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in &shard.blocks {
+            let failed = |source| NodeError::Block { block: name.clone(), source };
+            // The manifest was validated: every block and every component it names is there.
+            let Some(block) = manifest.block(name) else { continue };
+            let Some(plugin) = plugins.get(&block.component) else { continue };
+            let at = match of_component.get(block.component.as_str()) {
+                Some(&at) => at,
+                None => {
+                    instances.push(plugin.instantiate(Arc::clone(host), options.limits).map_err(failed)?);
+                    of_component.insert(&block.component, instances.len() - 1);
+                    instances.len() - 1
+                }
+            };
+            let Some(instance) = instances.get_mut(at) else { continue };
+            let session = instance.open(name, &block.settings).map_err(failed)?;
+            blocks.push(OpenBlock {
+                name: name.clone(),
+                kind: block.setting("kind").unwrap_or("block").to_owned(),
+                shard: shard.name.clone(),
+                instance: at,
+                session,
+            });
+        }
+    }
+    Ok((instances, blocks))
+}

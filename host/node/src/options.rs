@@ -1,0 +1,68 @@
+//! How a package is run here. None of it changes a byte of an answer.
+
+use crate::NodeError;
+use ostrakon_engine::{Compiler, Limits};
+use ostrakon_exact::simd::Level;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What does the arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Arithmetic {
+    /// Native code on this machine's CPU.
+    #[default]
+    Cpu,
+    /// The reference in plain WebAssembly, composed with the package's blocks.
+    Reference,
+}
+
+/// The choices of a run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// What does the arithmetic.
+    pub arithmetic: Arithmetic,
+    /// What runs WebAssembly.
+    pub compiler: Compiler,
+    /// Threads of the arithmetic; all cores without it.
+    pub threads: Option<usize>,
+    /// SIMD level; the best one without it.
+    pub simd: Option<Level>,
+    /// Where built plugins are, for [`Arithmetic::Reference`].
+    pub plugins: Option<PathBuf>,
+    /// What one instance may use.
+    pub limits: Limits,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        // A person waits here and can stop a run by hand; the interpreter may need long.
+        let limits = Limits { wall_time: Duration::from_secs(24 * 3600), ..Limits::default() };
+        Self {
+            arithmetic: Arithmetic::Cpu,
+            compiler: Compiler::Cranelift,
+            threads: None,
+            simd: None,
+            plugins: None,
+            limits,
+        }
+    }
+}
+
+impl RunOptions {
+    /// How many threads that is on this machine.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// The SIMD level called `name`, if this machine has it.
+///
+/// # Errors
+/// When there is no such level or not on this machine.
+pub fn simd_level(name: &str) -> Result<Level, NodeError> {
+    let available = Level::available();
+    Level::from_name(name).filter(|level| available.contains(level)).ok_or_else(|| {
+        let names: Vec<_> = available.iter().map(|level| level.name()).collect();
+        NodeError::Setting(format!("the SIMD level `{name}` is not available here: {}", names.join(", ")))
+    })
+}

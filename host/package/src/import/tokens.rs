@@ -1,0 +1,144 @@
+//! The tokenizer, and the calibration texts as ids.
+
+use super::{ImportError, config::Config, source};
+use std::path::Path;
+use tokenizers::Tokenizer;
+
+/// Longest tokenizer.
+const MAX_FILE: u64 = 64 << 20;
+/// Most calibration rows: bounds the time an odd tokenizer can cost.
+const MAX_ROWS: usize = 8192;
+/// Rows of random ids beside them.
+const SCRAMBLED: usize = 3000;
+/// One text a line: languages, scripts, code, numbers, single characters, long passages.
+const TEXTS: &str = include_str!("calibration.txt");
+
+/// Texts as ids, one after another.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) ids: Vec<i32>,
+    pub(super) lengths: Vec<usize>,
+    /// How many of them, the first, are texts; the rest are random ids.
+    pub(super) natural: usize,
+}
+
+impl Batch {
+    /// The texts of at most `longest` rows, and which they are.
+    pub(super) fn short_texts(&self, longest: usize) -> (Self, Vec<usize>) {
+        let mut out = Self { ids: Vec::new(), lengths: Vec::new(), natural: 0 };
+        let mut which = Vec::new();
+        let mut rest = self.ids.as_slice();
+        for (i, &length) in self.lengths.iter().take(self.natural).enumerate() {
+            let (ids, after) = rest.split_at(length.min(rest.len()));
+            rest = after;
+            if length <= longest {
+                out.ids.extend(ids);
+                out.lengths.push(length);
+                which.push(i);
+            }
+        }
+        out.natural = which.len();
+        (out, which)
+    }
+
+    /// As the exact operations want them.
+    pub(super) fn lengths_i32(&self) -> Vec<i32> {
+        self.lengths.iter().map(|&l| i32::try_from(l).unwrap_or(i32::MAX)).collect()
+    }
+}
+
+/// A checked tokenizer.
+pub(super) struct Tokens {
+    tokenizer: Tokenizer,
+    /// The file without padding and truncation: those are the caller's business, not the model's.
+    pub(super) cleaned: Vec<u8>,
+}
+
+impl Tokens {
+    pub(super) fn read(directory: &Path, config: &Config) -> Result<Self, ImportError> {
+        let file = directory.join("tokenizer.json");
+        let malformed = |why: String| ImportError::Malformed { file: file.clone(), why };
+        let data = source::read(&file, MAX_FILE)?;
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&data).map_err(|error| malformed(format!("not JSON: {error}")))?;
+        let object = value.as_object_mut().ok_or_else(|| malformed("not a JSON object".to_owned()))?;
+        for key in ["truncation", "padding"] {
+            object.insert(key.to_owned(), serde_json::Value::Null);
+        }
+        let cleaned =
+            serde_json::to_vec(&value).map_err(|error| malformed(format!("cannot be written again: {error}")))?;
+        let tokenizer =
+            Tokenizer::from_bytes(&cleaned).map_err(|error| malformed(format!("not a tokenizer: {error}")))?;
+        if let Some((token, id)) = tokenizer
+            .get_vocab(true)
+            .into_iter()
+            .max_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)))
+            .filter(|(_, id)| usize::try_from(*id).map_or(true, |id| id >= config.vocabulary))
+        {
+            let token: String = token.chars().take(40).collect();
+            return Err(malformed(format!(
+                "gives `{}` the id {id}, the model has {} ids",
+                token.escape_default(),
+                config.vocabulary
+            )));
+        }
+        Ok(Self { tokenizer, cleaned })
+    }
+
+    /// The calibration texts. Without any (a tokenizer that finds nothing in them): ids in order.
+    pub(super) fn calibration(&self, config: &Config) -> Batch {
+        let most = (config.max_tokens as usize).min(MAX_ROWS);
+        let mut batch = Batch { ids: Vec::new(), lengths: Vec::new(), natural: 0 };
+        for text in TEXTS.lines().filter(|l| !l.is_empty()) {
+            let Ok(encoding) = self.tokenizer.encode(text, true) else { continue };
+            let ids = cut(encoding.get_ids(), most);
+            if ids.is_empty() || batch.ids.len() + ids.len() > MAX_ROWS {
+                continue;
+            }
+            batch.lengths.push(ids.len());
+            batch.ids.extend(ids);
+        }
+        batch.natural = batch.lengths.len();
+        self.scramble(config, most, &mut batch);
+        if batch.ids.is_empty() {
+            batch.ids = (0..config.vocabulary.min(most)).filter_map(|id| i32::try_from(id).ok()).collect();
+            batch.lengths = vec![batch.ids.len()];
+            batch.natural = 1;
+        }
+        batch
+    }
+
+    /// Random ids framed as a text is: a hundred texts know a small part of the vocabulary, and weights
+    /// fitted to them alone do worse on the rest.
+    fn scramble(&self, config: &Config, most: usize, batch: &mut Batch) {
+        let Ok(empty) = self.tokenizer.encode("", true) else { return };
+        let (opening, closing) = match empty.get_ids() {
+            [] => (None, None),
+            [only] => (Some(*only), None),
+            [first, .., last] => (Some(*first), Some(*last)),
+        };
+        let goal = (batch.ids.len() + SCRAMBLED).min(MAX_ROWS);
+        let mut state = 1u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n.max(1)
+        };
+        while batch.ids.len() < goal {
+            let length = (6 + below(50)).min(most.saturating_sub(2)).max(1);
+            let ids: Vec<u32> = (0..length).filter_map(|_| u32::try_from(below(config.vocabulary)).ok()).collect();
+            let framed: Vec<u32> = opening.into_iter().chain(ids).chain(closing).collect();
+            let ids = cut(&framed, most);
+            batch.lengths.push(ids.len());
+            batch.ids.extend(ids);
+        }
+    }
+}
+
+/// At most `most` ids; the last one, which closes a text, stays the last.
+fn cut(ids: &[u32], most: usize) -> Vec<i32> {
+    let (kept, closing) = match ids.split_last() {
+        Some((last, rest)) if ids.len() > most => (rest.get(..most.saturating_sub(1)).unwrap_or(rest), Some(last)),
+        _ => (ids, None),
+    };
+    kept.iter().chain(closing).filter_map(|&id| i32::try_from(id).ok()).collect()
+}

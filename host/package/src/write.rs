@@ -1,0 +1,295 @@
+//! Writing a package: the same model gives the same bytes, whole or not at all.
+//!
+//! 1. The blocks are cut into shards; only the manifest's shard list knows about that.
+//! 2. Everything goes into a temporary directory next to the output.
+//! 3. What was written is opened and verified like any package, and every layer is built from it, so
+//!    a package that cannot run is never left behind.
+//! 4. The directory gets its name in one step. An older package of that name is replaced, anything
+//!    else is left alone.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use ostrakon_exact::Layer;
+use ostrakon_nn::LayerSource;
+
+use crate::{
+    digest::Digest,
+    error::PackageError,
+    manifest::{self, Block, ComponentEntry, FileEntry, Manifest, Shard},
+    model::{ImportedBlock, ImportedModel, NamedComponent, PartType},
+    package::Package,
+    signature::{self, SigningKey},
+    trust::TrustPolicy,
+    weights,
+};
+
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "weights";
+const COMPONENTS: &str = "components";
+
+/// Write `model` as a package signed by `signer` to the directory `out`, cut into `shards` runs.
+///
+/// `components` are the ones that the model's blocks name, and any others that should travel along.
+/// Encoder blocks are spread over the shards as evenly as can be; what comes before the first encoder
+/// stays with it, what comes after the last stays with that.
+///
+/// # Errors
+/// The model contradicts itself, the shards do not fit it, or `out` is something else's.
+pub fn write_package(
+    model: &ImportedModel,
+    components: &[NamedComponent],
+    shards: usize,
+    out: &Path,
+    signer: &SigningKey,
+) -> Result<Digest, PackageError> {
+    let shards = cut(model.blocks.iter().map(|b| (b.name.as_str(), b.settings.as_slice())), shards)?;
+    write_directory(out, signer, |staging| write_files(model, components, shards, staging, signer))
+}
+
+/// Write `package` to the directory `out` once more, cut into `shards` runs and signed by `signer`.
+///
+/// Only the shard list of the manifest changes; every other file stays as it is.
+///
+/// # Errors
+/// The shards do not fit the model, or `out` is something else's.
+pub fn reshard(package: &Package, shards: usize, out: &Path, signer: &SigningKey) -> Result<Digest, PackageError> {
+    let mut manifest = package.manifest().clone();
+    manifest.shards = cut(manifest.blocks.iter().map(|b| (b.name.as_str(), b.settings.as_slice())), shards)?;
+    write_directory(out, signer, |staging| {
+        make_directories(staging)?;
+        for (file, _, _) in package.manifest().files() {
+            let from = package.directory().join(file);
+            let to = staging.join(file);
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent).map_err(PackageError::io(parent, "make the directory"))?;
+            }
+            fs::copy(&from, to).map_err(PackageError::io(&from, "copy the file"))?;
+        }
+        write_manifest(&manifest, staging, signer)
+    })
+}
+
+/// Let `write` fill a temporary directory, verify what it wrote, and give it the name `out`.
+fn write_directory(
+    out: &Path,
+    signer: &SigningKey,
+    write: impl FnOnce(&Path) -> Result<Digest, PackageError>,
+) -> Result<Digest, PackageError> {
+    check_replaceable(out)?;
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(PackageError::io(parent, "make the directory"))?;
+    let staging = tempfile::Builder::new()
+        .prefix(".ostrakon-")
+        .tempdir_in(parent)
+        .map_err(PackageError::io(parent, "make a temporary directory in it"))?;
+
+    let digest = write(staging.path())?;
+    check_written(staging.path(), signer)?;
+    publish(staging, out)?;
+    Ok(digest)
+}
+
+/// The blocks, each with its settings, as `count` runs.
+fn cut<'a>(
+    blocks: impl Iterator<Item = (&'a str, &'a [(String, String)])> + Clone,
+    count: usize,
+) -> Result<Vec<Shard>, PackageError> {
+    let is_encoder = |settings: &[(String, String)]| settings.iter().any(|(k, v)| k == "kind" && v == "encoder");
+    let encoders = blocks.clone().filter(|(_, settings)| is_encoder(settings)).count();
+    let most = encoders.max(1);
+    if !(1..=most).contains(&count) {
+        return Err(PackageError::Shards { shards: count, encoders, most });
+    }
+    let mut shards: Vec<Shard> = (0..count).map(|i| Shard { name: format!("shard-{i}"), blocks: Vec::new() }).collect();
+    let mut seen = 0;
+    let mut shard = 0;
+    for (name, settings) in blocks {
+        if is_encoder(settings) {
+            shard = seen * count / most;
+            seen += 1;
+        }
+        if let Some(shard) = shards.get_mut(shard) {
+            shard.blocks.push(name.to_owned());
+        }
+    }
+    Ok(shards)
+}
+
+fn write_files(
+    model: &ImportedModel,
+    components: &[NamedComponent],
+    shards: Vec<Shard>,
+    directory: &Path,
+    signer: &SigningKey,
+) -> Result<Digest, PackageError> {
+    // Names become file names below, so they are checked before the manifest is.
+    let names = components.iter().map(|c| &c.name).chain(model.blocks.iter().map(|b| &b.name));
+    for name in names {
+        crate::names::check_name("component or block", name).map_err(PackageError::Model)?;
+    }
+    make_directories(directory)?;
+    let tokenizer = write_file(directory, TOKENIZER, &model.tokenizer)?;
+    let mut entries = Vec::new();
+    for component in components {
+        let FileEntry { file, blake3, bytes } =
+            write_file(directory, &format!("{COMPONENTS}/{}.wasm", component.name), &component.wasm)?;
+        entries.push(ComponentEntry { name: component.name.clone(), file, blake3, bytes });
+    }
+    let blocks = model.blocks.iter().map(|b| write_block(b, directory)).collect::<Result<_, _>>()?;
+    let manifest = Manifest {
+        format: manifest::FORMAT,
+        name: model.name.clone(),
+        family: model.family.clone(),
+        licence: model.licence.clone(),
+        source: model.source.clone(),
+        max_tokens: model.max_tokens,
+        tokenizer,
+        components: entries,
+        blocks,
+        shards,
+    };
+    write_manifest(&manifest, directory, signer)
+}
+
+fn make_directories(directory: &Path) -> Result<(), PackageError> {
+    [WEIGHTS, COMPONENTS].into_iter().try_for_each(|sub| {
+        let sub = directory.join(sub);
+        fs::create_dir(&sub).map_err(PackageError::io(&sub, "make the directory"))
+    })
+}
+
+/// Write the manifest and its signature.
+fn write_manifest(manifest: &Manifest, directory: &Path, signer: &SigningKey) -> Result<Digest, PackageError> {
+    let text = manifest.to_text().map_err(PackageError::Model)?;
+    write_file(directory, manifest::FILE, text.as_bytes())?;
+    let digest = Digest::of_package(text.as_bytes());
+    write_file(directory, signature::FILE, signer.sign(&digest).to_text().as_bytes())?;
+    Ok(digest)
+}
+
+fn write_block(block: &ImportedBlock, directory: &Path) -> Result<Block, PackageError> {
+    let refuse = |why: String| PackageError::Model(format!("block `{}`: {why}", block.name));
+    let mut seen = HashMap::new();
+    for layer in &block.layers {
+        for part in &layer.parts {
+            if PartType::of_part(&part.name) != Some(part.dtype) {
+                let (name, dtype) = (&part.name, part.dtype.name());
+                return Err(refuse(format!("layer `{}`: no layer has a part `{name}` of type {dtype}", layer.name)));
+            }
+            if seen.insert((&layer.name, &part.name), ()).is_some() {
+                return Err(refuse(format!("layer `{}`: the part `{}` is there twice", layer.name, part.name)));
+            }
+        }
+    }
+    let weights = if block.layers.is_empty() {
+        None
+    } else {
+        let bytes = weights::write(&block.layers).map_err(refuse)?;
+        Some(write_file(directory, &format!("{WEIGHTS}/{}.safetensors", block.name), &bytes)?)
+    };
+    let layers = block.layers.iter().map(|l| manifest::Layer {
+        name: l.name.clone(),
+        kind: l.kind.clone(),
+        activation: l.activation.clone(),
+    });
+    Ok(Block {
+        name: block.name.clone(),
+        component: block.component.clone(),
+        settings: block.settings.clone(),
+        weights,
+        layers: layers.collect(),
+    })
+}
+
+fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, PackageError> {
+    let path = directory.join(name);
+    fs::write(&path, bytes).map_err(PackageError::io(&path, "write the file"))?;
+    Ok(FileEntry { file: name.to_owned(), blake3: Digest::of_content(bytes), bytes: bytes.len() as u64 })
+}
+
+/// Open what was written and build every layer from it.
+fn check_written(directory: &Path, signer: &SigningKey) -> Result<(), PackageError> {
+    let package = Package::open(directory, &TrustPolicy::only(signer.public()))?;
+    for block in &package.manifest().blocks {
+        for layer in &block.layers {
+            let name = format!("{}.{}", block.name, layer.name);
+            let refuse = |why: String| PackageError::Model(format!("layer `{name}`: {why}"));
+            let raw = package.raw(&name).map_err(|e| refuse(e.to_string()))?;
+            Layer::from_parts(&raw.kind, &raw.activation, raw.parts).map_err(|e| refuse(e.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `out` is free, empty or a package: refused otherwise.
+fn check_replaceable(out: &Path) -> Result<(), PackageError> {
+    let refuse = |why: String| PackageError::WouldOverwrite { directory: out.to_owned(), why };
+    match fs::symlink_metadata(out) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(PackageError::io(out, "look at the output directory")(e)),
+        Ok(seen) if seen.is_dir() => {}
+        Ok(_) => return Err(refuse("is not a directory".to_owned())),
+    }
+    let ours = [manifest::FILE, signature::FILE, TOKENIZER, WEIGHTS, COMPONENTS];
+    let mut empty = true;
+    for entry in fs::read_dir(out).map_err(PackageError::io(out, "list the directory"))? {
+        let name = entry.map_err(PackageError::io(out, "list the directory"))?.file_name();
+        empty = false;
+        if !ours.iter().any(|ours| name == **ours) {
+            return Err(refuse(format!("holds {name:?}, which belongs to no package")));
+        }
+    }
+    if !empty && !out.join(manifest::FILE).is_file() {
+        return Err(refuse("is not empty and holds no package.toml".to_owned()));
+    }
+    Ok(())
+}
+
+/// Give the finished directory its name.
+fn publish(staging: tempfile::TempDir, out: &Path) -> Result<(), PackageError> {
+    let parent: PathBuf = staging.path().parent().map(Path::to_owned).unwrap_or_default();
+    readable(staging.path())?;
+    // An older package steps aside first: a directory cannot be renamed onto a full one.
+    let old = match fs::symlink_metadata(out) {
+        Ok(_) => {
+            let aside = tempfile::Builder::new()
+                .prefix(".ostrakon-old-")
+                .tempdir_in(&parent)
+                .map_err(PackageError::io(&parent, "make a temporary directory in it"))?;
+            fs::rename(out, aside.path().join("package"))
+                .map_err(PackageError::io(out, "move the old package away"))?;
+            Some(aside)
+        }
+        Err(_) => None,
+    };
+    if let Err(e) = fs::rename(staging.path(), out) {
+        if let Some(old) = &old {
+            fs::rename(old.path().join("package"), out).map_err(PackageError::io(out, "put the old package back"))?;
+        }
+        return Err(PackageError::io(out, "give the new package its name")(e));
+    }
+    // It has its name now: nothing temporary is left to remove.
+    let _ = staging.keep();
+    Ok(())
+}
+
+/// Temporary directories are for their owner alone; a package is for whoever may read its parent.
+#[cfg(unix)]
+fn readable(directory: &Path) -> Result<(), PackageError> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        .map_err(PackageError::io(directory, "make the directory readable"))
+}
+
+#[cfg(not(unix))]
+fn readable(_: &Path) -> Result<(), PackageError> {
+    Ok(())
+}

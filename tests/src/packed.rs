@@ -1,0 +1,46 @@
+//! The packed MiniLM and the other files that tests read. `make test` puts them into `build`; nothing
+//! here downloads or packs.
+
+use ostrakon_node::{Home, Model, RunOptions, TrustPolicy};
+use std::path::{Path, PathBuf};
+
+/// The directory of the packed model with this many shards.
+///
+/// # Panics
+/// When it is not there: a test that needs the model must not pass without it.
+#[allow(clippy::panic)]
+pub fn minilm(shards: usize) -> PathBuf {
+    let directory = built("packages").join(format!("minilm-{shards}"));
+    if !directory.join("package.toml").is_file() {
+        panic!("{} is not there: run `make test-data` first", directory.display());
+    }
+    directory
+}
+
+/// A package made ready, whoever signed it.
+///
+/// # Panics
+/// When it cannot be.
+#[allow(clippy::panic)]
+pub fn load(package: &Path, options: &RunOptions) -> Model {
+    let policy = TrustPolicy { allow_unknown: true, ..TrustPolicy::default() };
+    let home = Home::under(&built("home"));
+    match Model::load(package, &policy, &home, options) {
+        Ok(model) => model,
+        Err(error) => panic!("{}: {error:?}", package.display()),
+    }
+}
+
+/// The bytes of a data file that is fetched for tests and not ours to commit.
+///
+/// # Panics
+/// When it is not there.
+#[allow(clippy::panic)]
+pub fn data(name: &str) -> Vec<u8> {
+    let file = built("data").join(name);
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: run `make test-data` first", file.display()))
+}
+
+fn built(part: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../build").join(part)
+}
