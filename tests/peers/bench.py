@@ -41,9 +41,8 @@ class OnnxRuntime:
 class Ostrakon:
     """A process that answers one JSON line per request; it times itself, without the pipe."""
 
-    def __init__(self, binary, package, threads, via):
-        self.via = via
-        self.process = subprocess.Popen([binary, package, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, process, via):
+        self.process, self.via = process, via
 
     def run(self, ids, runs):
         self.process.stdin.write(json.dumps({"ids": ids.tolist(), "runs": runs, "via": self.via}) + "\n")
@@ -69,8 +68,9 @@ def compare(engines, batch, tokens, rounds, runs):
     results = {}
     for engine in engines.values():
         engine.run(ids, 3)
-    for _ in range(rounds):
-        for name, engine in engines.items():
+    for turn in range(rounds):
+        # Alternating order: whoever comes after a rest finds a colder machine.
+        for name, engine in list(engines.items())[:: 1 if turn % 2 else -1]:
             times, results[name] = engine.run(ids, runs)
             medians[name].append(statistics.median(times))
             time.sleep(REST_S)
@@ -104,7 +104,11 @@ def main():
         a.add_argument("--" + name, required=True)
     a.add_argument("--threads", type=int, default=os.cpu_count())
     a.add_argument("--rounds", type=int, default=12)
+    a.add_argument("--shapes", default="1x16,1x128,1x256,32x128", help="batch x tokens, comma-separated")
     a = a.parse_args()
+
+    # First, while this process is small: a child's peak counts from its parent's size at the fork.
+    start_ms, peak_mb = whole_process([a.ostrakon, "run", a.package, "--json", "--text", "A man is eating food."], 10)
 
     folder = os.path.dirname(os.path.abspath(a.out))
     engines = {}
@@ -113,24 +117,28 @@ def main():
         if not os.path.exists(path):
             export(a.weights, path, fused)
         engines[name] = OnnxRuntime(path, a.threads)
-    engines["ostrakon"] = Ostrakon(a.peer, a.package, a.threads, "component")
-    engines["ostrakon, operations called natively"] = Ostrakon(a.peer, a.package, a.threads, "native")
+    command = [a.peer, a.package, str(a.threads)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    engines["ostrakon"] = Ostrakon(process, "component")
+    engines["ostrakon, operations called natively"] = Ostrakon(process, "native")
 
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
     flags = next((l for l in open("/proc/cpuinfo") if l.startswith("flags")), "")
     features = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f in flags.split()]
     print(f"{cpu}, {a.threads} threads, {' '.join(features)}; onnxruntime {ort.__version__}; all-MiniLM-L6-v2\n")
     report = dict(machine=cpu, features=features, threads=a.threads, onnxruntime=ort.__version__, tables={})
-    for batch, tokens, runs in ((1, 16, 40), (1, 128, 12), (1, 256, 6), (32, 128, 1)):
+    for batch, tokens in (map(int, shape.split("x")) for shape in a.shapes.split(",")):
+        runs = max(1, 1600 // (batch * tokens))
         rows = compare(engines, batch, tokens, a.rounds if batch == 1 else max(3, a.rounds // 4), runs)
         report["tables"][f"{batch}x{tokens}"] = rows
         print(f"batch {batch}, {tokens} tokens\n{'engine':40}{'median ms':>10}{'low':>9}{'high':>9}{'sent/s':>9}{'min cosine':>12}{'ours / it':>11}")
         for name, r in rows.items():
             print(f"{name:40}{r['median_ms']:10.2f}{r['low_ms']:9.2f}{r['high_ms']:9.2f}{r['sentences_per_s']:9.1f}{r['cosine_min']:12.6f}{r['ours_over_it']:11.3f}")
         print()
-    start_ms, peak_mb = whole_process([a.ostrakon, "run", a.package, "--json", "--text", "A man is eating food."], 10)
     package_mb = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(a.package) for f in fs) / 2**20
-    table = report["tables"]["1x128"]
+    table = report["tables"].get("1x128")
+    if table is None:
+        return
     report.update(ratio_plain_128=table["onnxruntime f32"]["ours_over_it"], ratio_fused_128=table["onnxruntime f32 fused"]["ours_over_it"],
                   ratio_native_128=table["ostrakon, operations called natively"]["ours_over_it"], start_ms=start_ms,
                   peak_mb=peak_mb, package_mb=package_mb, memory_ratio=peak_mb / (2 * package_mb + 100))

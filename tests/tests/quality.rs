@@ -8,7 +8,7 @@ use serde_json::Value;
 const GOLDEN: &str = include_str!("../data/golden-quality.txt");
 
 fn embed(model: &mut Model, texts: &[String]) -> Vec<Vec<f32>> {
-    model.run(texts, None, &mut |_| {}).unwrap().outputs.into_iter().map(|o| o.values).collect()
+    model.run(texts, None, &|_| {}).unwrap().outputs.into_iter().map(|o| o.values).collect()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -50,7 +50,7 @@ fn embeddings_are_close_to_the_float_model() {
     assert!(set.len() >= 40);
     let texts: Vec<String> = set.iter().map(|(text, _, _)| text.clone()).collect();
     let mut model = load(&minilm(1), &RunOptions::default());
-    let answer = model.run(&texts, None, &mut |_| {}).unwrap();
+    let answer = model.run(&texts, None, &|_| {}).unwrap();
     let mut cosines = Vec::new();
     for ((text, ids, float), output) in set.iter().zip(&answer.outputs) {
         assert_eq!(output.tokens, ids.len(), "{text:?}");

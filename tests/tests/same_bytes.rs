@@ -31,7 +31,7 @@ fn texts(list: &[&str]) -> Vec<String> {
 }
 
 fn run(model: &mut Model, list: &[&str], batch: Option<usize>) -> Answer {
-    model.run(&texts(list), batch, &mut |_| {}).unwrap()
+    model.run(&texts(list), batch, &|_| {}).unwrap()
 }
 
 #[test]

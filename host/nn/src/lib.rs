@@ -40,6 +40,7 @@ pub mod layers;
 pub mod memory;
 pub mod operations;
 pub mod quota;
+mod spares;
 pub mod tensor;
 
 pub use backend::cpu::CpuBackend;

@@ -60,7 +60,7 @@ impl Host {
         x: &Tensor,
     ) -> Result<Tensor, NnError> {
         let x = Matrix::of_width("x", x, layer.inputs).map_err(|error| within(graph, error))?;
-        let mut y = Output::zeroed(meter, vec![x.rows, columns(layer.outputs)?])?;
+        let mut y = Output::new(meter, vec![x.rows, columns(layer.outputs)?])?;
         if x.rows > 0 {
             self.executor.linear(layer, product, x.values, x.rows as usize, y.values()).map_err(
                 |error| match error {
@@ -74,7 +74,7 @@ impl Host {
 
     fn embedding(&self, meter: &Meter, graph: &Graph, layer: &Embedding, ids: &Tensor) -> Result<Tensor, NnError> {
         let ids = vector_of_i32("ids", ids).map_err(|error| within(graph, error))?;
-        let mut y = Output::zeroed(meter, vec![columns(ids.len())?, columns(layer.width)?])?;
+        let mut y = Output::new(meter, vec![columns(ids.len())?, columns(layer.width)?])?;
         self.executor.embedding(layer, ids, y.values()).map_err(|error| within(graph, error.into()))?;
         Ok(y.finish())
     }
@@ -97,7 +97,7 @@ impl Host {
             let text = format!("`residual` has {} rows but `x` has {}", residual.rows, x.rows);
             return Err(within(graph, NnError::InvalidArgument(text)));
         }
-        let mut y = Output::zeroed(meter, vec![x.rows, x.width])?;
+        let mut y = Output::new(meter, vec![x.rows, x.width])?;
         self.executor
             .layer_norm(layer, x.values, residual.map(|residual| residual.values), x.rows as usize, y.values())
             .map_err(|error| within(graph, error.into()))?;
@@ -117,7 +117,7 @@ impl Host {
                 b.dims()
             )));
         }
-        let mut y = Output::zeroed(meter, a.dims().to_vec())?;
+        let mut y = Output::new(meter, a.dims().to_vec())?;
         self.executor.add(left, right, y.values())?;
         Ok(y.finish())
     }
@@ -128,7 +128,7 @@ impl Host {
     /// A tensor that is not FP32; the caller's quota.
     pub fn gelu(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
         let values = floats("x", x)?;
-        let mut y = Output::zeroed(meter, x.dims().to_vec())?;
+        let mut y = Output::new(meter, x.dims().to_vec())?;
         self.executor.gelu(values, y.values())?;
         Ok(y.finish())
     }
@@ -154,7 +154,7 @@ impl Host {
             )));
         }
         let lengths = ragged(lengths, &qkv)?;
-        let mut y = Output::zeroed(meter, vec![qkv.rows, width])?;
+        let mut y = Output::new(meter, vec![qkv.rows, width])?;
         self.executor.attention(qkv.values, &lengths, width as usize, heads as usize, y.values())?;
         Ok(y.finish())
     }
@@ -167,7 +167,7 @@ impl Host {
     pub fn mean_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
         let x = Matrix::new("x", x)?;
         let lengths = ragged(lengths, &x)?;
-        let mut y = Output::zeroed(meter, vec![columns(lengths.sequences())?, x.width])?;
+        let mut y = Output::new(meter, vec![columns(lengths.sequences())?, x.width])?;
         self.executor.mean_pool(x.values, &lengths, x.width as usize, y.values())?;
         Ok(y.finish())
     }
@@ -179,7 +179,7 @@ impl Host {
     pub fn first_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
         let x = Matrix::new("x", x)?;
         let lengths = ragged(lengths, &x)?;
-        let mut y = Output::zeroed(meter, vec![columns(lengths.sequences())?, x.width])?;
+        let mut y = Output::new(meter, vec![columns(lengths.sequences())?, x.width])?;
         self.executor.first_pool(x.values, &lengths, x.width as usize, y.values())?;
         Ok(y.finish())
     }
@@ -194,7 +194,7 @@ impl Host {
         if x.width as usize > MAX_WIDTH {
             return Err(NnError::InvalidArgument(format!("`x` has {} columns: at most {MAX_WIDTH}", x.width)));
         }
-        let mut y = Output::zeroed(meter, vec![x.rows, x.width])?;
+        let mut y = Output::new(meter, vec![x.rows, x.width])?;
         self.executor.l2_normalise(x.values, x.rows as usize, x.width as usize, y.values())?;
         Ok(y.finish())
     }

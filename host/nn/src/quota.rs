@@ -6,6 +6,7 @@
 //! its bytes, and whoever keeps a table of handles keeps a charge beside each entry.
 
 use crate::NnError;
+use crate::spares::Spares;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +71,10 @@ impl fmt::Display for Resource {
 
 /// Counts what one caller holds. Clones share the count.
 #[derive(Debug, Clone)]
-pub struct Meter(Arc<Counters>);
+pub struct Meter {
+    counters: Arc<Counters>,
+    spares: Arc<Spares>,
+}
 
 #[derive(Debug)]
 struct Counters {
@@ -95,13 +99,14 @@ impl Counters {
 impl Meter {
     /// A meter at zero.
     pub fn new(quotas: Quotas) -> Self {
-        Self(Arc::new(Counters {
+        let counters = Counters {
             quotas,
             bytes: AtomicU64::new(0),
             handles: AtomicU64::new(0),
             graphs: AtomicU64::new(0),
             contexts: AtomicU64::new(0),
-        }))
+        };
+        Self { counters: Arc::new(counters), spares: Arc::default() }
     }
 
     /// A meter that refuses nothing: for work the host does for itself.
@@ -111,12 +116,17 @@ impl Meter {
 
     /// The quotas it holds to.
     pub fn quotas(&self) -> Quotas {
-        self.0.quotas
+        self.counters.quotas
+    }
+
+    /// The memory of this caller's dropped results.
+    pub(crate) fn spares(&self) -> Arc<Spares> {
+        Arc::clone(&self.spares)
     }
 
     /// How much of `resource` is held now.
     pub fn held(&self, resource: Resource) -> u64 {
-        self.0.counter(resource).load(Ordering::Relaxed)
+        self.counters.counter(resource).load(Ordering::Relaxed)
     }
 
     /// Take `amount` of `resource`; it is given back when the charge is dropped.
@@ -124,8 +134,8 @@ impl Meter {
     /// # Errors
     /// [`NnError::TooLarge`] when the quota does not leave that much. Nothing is taken then.
     pub fn charge(&self, resource: Resource, amount: u64) -> Result<Charge, NnError> {
-        let limit = self.0.quotas.limit(resource);
-        self.0
+        let limit = self.counters.quotas.limit(resource);
+        self.counters
             .counter(resource)
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
                 held.checked_add(amount).filter(|&total| total <= limit)
@@ -136,7 +146,7 @@ impl Meter {
                      drop tensors that are no longer needed or use smaller batches"
                 ))
             })?;
-        Ok(Charge { counters: Arc::clone(&self.0), resource, amount })
+        Ok(Charge { counters: Arc::clone(&self.counters), resource, amount })
     }
 }
 

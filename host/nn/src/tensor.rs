@@ -7,6 +7,7 @@
 //! A tensor may carry the [`Charge`] of its bytes: it is given back when the last handle that carries
 //! it is dropped. A host that keeps a caller's tensor takes it over with [`Tensor::uncharged`].
 
+use crate::spares::Spares;
 use crate::{Charge, Meter, NnError, Resource};
 use std::borrow::Cow;
 use std::fmt;
@@ -76,6 +77,16 @@ struct Body {
     dims: Vec<u32>,
     ty: TensorType,
     data: Data,
+    /// Where the memory of a result goes when its last handle is dropped.
+    spares: Option<Arc<Spares>>,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let (Some(spares), Data::F32(values)) = (&self.spares, &mut self.data) {
+            spares.put(std::mem::take(values));
+        }
+    }
 }
 
 enum Data {
@@ -128,7 +139,7 @@ impl Tensor {
     }
 
     fn made(dims: Vec<u32>, ty: TensorType, data: Data, charge: Option<Charge>) -> Self {
-        Self { body: Arc::new(Body { dims, ty, data }), charge: charge.map(Arc::new) }
+        Self { body: Arc::new(Body { dims, ty, data, spares: None }), charge: charge.map(Arc::new) }
     }
 
     /// The same tensor, its bytes charged to `meter`, whoever they were charged to before.
@@ -246,20 +257,26 @@ pub(crate) struct Output {
     dims: Vec<u32>,
     values: Vec<f32>,
     charge: Charge,
+    spares: Arc<Spares>,
 }
 
 impl Output {
-    /// Zeros of this shape.
+    /// Room for a result of this shape. It may hold values of an earlier result of the same caller:
+    /// the operation writes every element.
     ///
     /// # Errors
     /// As [`byte_size`], or [`NnError::TooLarge`] when the caller's quota does not leave the bytes.
-    pub(crate) fn zeroed(meter: &Meter, dims: Vec<u32>) -> Result<Self, NnError> {
+    pub(crate) fn new(meter: &Meter, dims: Vec<u32>) -> Result<Self, NnError> {
         let size = byte_size(&dims, TensorType::Fp32)?;
         let charge = meter.charge(Resource::Bytes, size)?;
         let elements = usize::try_from(size / 4).map_err(|_| out_of_memory(size))?;
-        let mut values = reserve(elements)?;
+        let spares = meter.spares();
+        let mut values = match spares.take(elements) {
+            Some(values) => values,
+            None => reserve(elements)?,
+        };
         values.resize(elements, 0.0);
-        Ok(Self { dims, values, charge })
+        Ok(Self { dims, values, charge, spares })
     }
 
     /// Where to write the result.
@@ -269,7 +286,9 @@ impl Output {
 
     /// The result.
     pub(crate) fn finish(self) -> Tensor {
-        Tensor::made(self.dims, TensorType::Fp32, Data::F32(self.values), Some(self.charge))
+        let body =
+            Body { dims: self.dims, ty: TensorType::Fp32, data: Data::F32(self.values), spares: Some(self.spares) };
+        Tensor { body: Arc::new(body), charge: Some(Arc::new(self.charge)) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 
 use ostrakon_exact::Layer;
 use ostrakon_nn::{LayerSource, LayerSourceError};
-use ostrakon_package::{Package, PackageError, SignatureState, SigningKey, write_package};
+use ostrakon_package::{Package, PackageError, SignatureState, SigningKey, reshard, write_package};
 use proptest::prelude::*;
 use sample::{components, key, model, model_with, policy, sample};
 
@@ -96,7 +96,13 @@ fn sharding_changes_nothing_but_the_shard_list() {
         assert_eq!(package.manifest().shards.len(), shards);
         let files: Vec<_> = package.manifest().files().map(|(n, d, b)| (n.to_owned(), d, b)).collect();
         assert_eq!(seen.get_or_insert(files.clone()), &files);
+        // Cutting the finished package anew is the same as having packed it so.
+        let anew = directory.path().join(format!("anew-{shards}"));
+        let digest = reshard(&Package::open(&sample().path, &policy()).unwrap(), shards, &anew, &key()).unwrap();
+        assert_eq!(digest, package.digest());
     }
+    let refused = reshard(&Package::open(&sample().path, &policy()).unwrap(), 99, &directory.path().join("x"), &key());
+    assert!(matches!(refused, Err(PackageError::Shards { shards: 99, .. })));
 }
 
 proptest! {
@@ -167,7 +173,8 @@ fn an_older_package_is_replaced_and_nothing_else_is() {
 
 #[test]
 fn a_model_that_cannot_run_is_not_packed() {
-    let edits: [(&str, &str, fn(&mut ostrakon_package::ImportedModel)); 9] = [
+    type Edit = fn(&mut ostrakon_package::ImportedModel);
+    let edits: [(&str, &str, Edit); 9] = [
         ("a code of -128", "holds -128", |m| m.blocks[1].layers[0].parts[0].bytes[3] = 0x80),
         ("a NaN scale", "holds NaN", |m| m.blocks[1].layers[0].parts[1].bytes[..4].copy_from_slice(&[255; 4])),
         ("a missing part", "`scale` is missing", |m| drop(m.blocks[1].layers[0].parts.remove(1))),

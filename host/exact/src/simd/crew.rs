@@ -4,6 +4,9 @@
 //! calling thread does not hand its work over and sleep: it takes parts itself, from the same counter
 //! as the threads of the pool, and those that wake late find less left to do. When no part is left it
 //! waits only for parts that others have begun, never for a thread that has not come yet.
+//!
+//! The operations of a block follow each other closely. So a thread of the pool that finds no part left
+//! lingers for a moment, and takes up the next operation without having slept.
 
 use core::any::Any;
 use core::marker::PhantomData;
@@ -12,15 +15,20 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::panic::{catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Thread, current, park};
+use std::time::{Duration, Instant};
 
 /// How often the calling thread looks for the others to finish before it sleeps.
 const SPINS: usize = 20_000;
+/// How long a thread lingers after an operation: longer than what lies between two operations, far
+/// shorter than anyone would notice on the other work of the machine.
+const LINGER: Duration = Duration::from_micros(150);
 
 /// A pool of threads, the calling thread among them.
 pub(super) struct Crew {
     /// The others; none if the calling thread is alone.
     pool: Option<rayon::ThreadPool>,
     threads: usize,
+    notice: Arc<Notice>,
 }
 
 impl Crew {
@@ -35,7 +43,7 @@ impl Crew {
                     .build()?,
             ),
         };
-        Ok(Self { pool, threads: threads.max(1) })
+        Ok(Self { pool, threads: threads.max(1), notice: Arc::default() })
     }
 
     /// How many threads there are.
@@ -96,9 +104,13 @@ impl Crew {
             failure: Mutex::new(None),
             caller: current(),
         });
-        for _ in 1..self.threads.min(parts) {
-            let job = Arc::clone(&job);
-            pool.spawn(move || job.run());
+        let lingering = self.notice.post(&job);
+        for _ in 1 + lingering..self.threads.min(parts) {
+            let (job, notice) = (Arc::clone(&job), Arc::clone(&self.notice));
+            pool.spawn(move || {
+                job.run();
+                notice.linger();
+            });
         }
         job.run();
         let mut spins = 0;
@@ -151,6 +163,56 @@ impl Job {
                 self.caller.unpark();
             }
         }
+    }
+}
+
+/// Where lingering threads see the next operation.
+#[derive(Default)]
+struct Notice {
+    /// Changes with every operation.
+    number: AtomicUsize,
+    lingering: AtomicUsize,
+    job: Mutex<Option<Arc<Job>>>,
+}
+
+impl Notice {
+    /// Show `job` to the threads that linger, and say how many those are. One that leaves at this very
+    /// moment is missed: the others do its share.
+    fn post(&self, job: &Arc<Job>) -> usize {
+        let lingering = self.lingering.load(Ordering::Acquire);
+        if lingering > 0 {
+            if let Ok(mut slot) = self.job.lock() {
+                *slot = Some(Arc::clone(job));
+            }
+            self.number.fetch_add(1, Ordering::Release);
+        }
+        lingering
+    }
+
+    /// Take up what is posted, until nothing has been for a while.
+    fn linger(&self) {
+        self.lingering.fetch_add(1, Ordering::AcqRel);
+        let mut seen = self.number.load(Ordering::Acquire);
+        let mut since = Instant::now();
+        while since.elapsed() < LINGER {
+            for _ in 0..64 {
+                core::hint::spin_loop();
+            }
+            let number = self.number.load(Ordering::Acquire);
+            if number == seen {
+                continue;
+            }
+            seen = number;
+            let job = self.job.lock().ok().and_then(|slot| slot.clone());
+            if let Some(job) = job {
+                // A thread at work does not linger: the next operation may need another one.
+                self.lingering.fetch_sub(1, Ordering::AcqRel);
+                job.run();
+                self.lingering.fetch_add(1, Ordering::AcqRel);
+                since = Instant::now();
+            }
+        }
+        self.lingering.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,0 +1,58 @@
+//! Memory of dropped results, kept for the next ones of the same caller.
+//!
+//! A block makes and drops a result for every operation. Fresh memory would have to be mapped and
+//! cleared each time, and would not be in the processor's caches. Memory never passes from one caller to
+//! another, so nobody can see what someone else computed.
+
+use std::sync::Mutex;
+
+/// Most buffers kept for a caller: the results that one block has at a time.
+const MOST: usize = 8;
+/// Most elements of a buffer that is kept: 16 MiB. Larger ones are worth their mapping.
+const LARGEST: usize = 4 << 20;
+
+/// The kept buffers of one caller.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Mutex<Vec<Vec<f32>>>);
+
+impl Spares {
+    /// The smallest kept buffer with room for `elements`, with whatever is in it.
+    pub(crate) fn take(&self, elements: usize) -> Option<Vec<f32>> {
+        let mut kept = self.0.lock().ok()?;
+        let fitting = kept.iter().enumerate().filter(|(_, values)| values.capacity() >= elements);
+        let (at, _) = fitting.min_by_key(|(_, values)| values.capacity())?;
+        Some(kept.swap_remove(at))
+    }
+
+    /// Keep `values`, unless enough is kept.
+    pub(crate) fn put(&self, values: Vec<f32>) {
+        if values.capacity() == 0 || values.capacity() > LARGEST {
+            return;
+        }
+        if let Ok(mut kept) = self.0.lock()
+            && kept.len() < MOST
+        {
+            kept.push(values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_that_fits_and_never_too_many() {
+        let spares = Spares::default();
+        for size in [100, 10, 1000, LARGEST + 1, 0] {
+            spares.put(Vec::with_capacity(size));
+        }
+        assert_eq!(spares.take(50).map(|v| v.capacity()), Some(100));
+        assert_eq!(spares.take(50).map(|v| v.capacity()), Some(1000));
+        assert!(spares.take(50).is_none());
+        for _ in 0..100 {
+            spares.put(Vec::with_capacity(1));
+        }
+        assert_eq!((0..100).filter(|_| spares.take(1).is_some()).count(), MOST);
+    }
+}
