@@ -22,7 +22,7 @@ fn a_package_is_found_by_name() {
     let sample = sample();
     let stored = store.add_package(&sample.path, &policy()).unwrap();
     assert_eq!(stored.digest, sample.digest);
-    assert_eq!(store.list().unwrap(), [stored.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&stored));
     assert_eq!(store.resolve("tiny").unwrap(), stored.directory);
     assert_eq!(store.locate(OsStr::new("tiny")).unwrap(), stored.directory);
     assert_eq!(store.locate(sample.path.as_os_str()).unwrap(), sample.path);
