@@ -410,6 +410,9 @@ fn shapes_that_do_not_fit_are_refused() {
         assert!(executor.gelu(&[0.0; 5], out).is_err());
         assert!(executor.add(&[0.0; 6], &[0.0; 5], out).is_err());
         assert!(executor.l2_normalise(&[0.0; 6], 2, 2, out).is_err());
+        let wide = vec![1.0; MAX_WIDTH + 1];
+        assert!(executor.l2_normalise(&wide, 1, wide.len(), &mut wide.clone()).is_err());
+        assert!(reference::l2_normalise(&wide, 1, wide.len(), &mut wide.clone()).is_err());
         assert!(executor.mean_pool(&[0.0; 6], &lengths, 2, &mut [0.0; 2]).is_err());
         assert!(executor.first_pool(&[0.0; 4], &lengths, 2, &mut [0.0; 3]).is_err());
         assert!(executor.attention(&[0.0; 12], &lengths, 2, 0, &mut [0.0; 4]).is_err());

@@ -24,6 +24,7 @@ pub(crate) use norm::Sums;
 pub use norm::{l2_normalise, layer_norm};
 pub use pool::{first_pool, mean_pool};
 
+use crate::layer::MAX_WIDTH;
 use crate::ragged::ShapeError;
 use alloc::format;
 
@@ -34,4 +35,9 @@ pub(crate) fn expect_len(what: &str, len: usize, rows: usize, width: usize) -> R
     } else {
         Err(ShapeError(format!("{what} has {len} elements, [{rows}, {width}] needs another number")))
     }
+}
+
+/// A row that is summed up may be no wider than a layer's.
+pub(crate) fn expect_width(width: usize) -> Result<(), ShapeError> {
+    if width <= MAX_WIDTH { Ok(()) } else { Err(ShapeError(format!("rows of {width} columns: at most {MAX_WIDTH}"))) }
 }

@@ -1,6 +1,6 @@
 //! Norms: rows to fixed point, integer sums, the few scalars of a row in f64.
 
-use super::{expect_len, fixed_unit};
+use super::{expect_len, expect_width, fixed_unit};
 use crate::layer::LayerNorm;
 use crate::number::{clean, larger, magnitude, round};
 use crate::ragged::ShapeError;
@@ -61,13 +61,15 @@ pub fn layer_norm(
 }
 
 /// Each row times `f32(1 / (sqrt(f64(S2)) * unit))`, with S2 as in [`layer_norm`]. A row whose
-/// largest magnitude is below 2^-60 gives zeros.
+/// largest magnitude is below 2^-60 gives zeros. S2 fits 63 bits for every width a layer may have.
 ///
 /// # Errors
-/// Slices of another size than [rows, width].
+/// Slices of another size than [rows, width]; a width over
+/// [`MAX_WIDTH`](crate::layer::MAX_WIDTH).
 pub fn l2_normalise(x: &[f32], rows: usize, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
     expect_len("x", x.len(), rows, width)?;
     expect_len("the output", out.len(), rows, width)?;
+    expect_width(width)?;
     if x.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use super::product::{Product, ProductError};
 use super::{attention, rows};
 use crate::layer::{Activation, Embedding, LayerNorm, Linear};
 use crate::ragged::{Lengths, ShapeError};
-use crate::reference::{QuantisedRow, dequantise, expect_len};
+use crate::reference::{QuantisedRow, dequantise, expect_len, expect_width};
 use core::fmt;
 use core::ops::Range;
 
@@ -183,6 +183,7 @@ impl Executor {
     pub fn l2_normalise(&self, x: &[f32], rows: usize, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
         expect_len("x", x.len(), rows, width)?;
         expect_len("the output", out.len(), rows, width)?;
+        expect_width(width)?;
         if x.is_empty() {
             return Ok(());
         }
