@@ -59,6 +59,14 @@ pub(crate) struct PackArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) shards: u16,
 
+    /// Cut a package anew that nobody signed; the new one is signed by you
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+
+    /// Cut a package anew that was signed by a key that is not in the trust file; the new one is signed by you
+    #[arg(long)]
+    pub(crate) allow_unknown_signer: bool,
+
     #[command(flatten)]
     pub(crate) plugins: PluginsArg,
 }

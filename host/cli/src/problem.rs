@@ -71,9 +71,11 @@ impl Problem {
 
     /// Write it, as JSON on standard output or for people on standard error.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
-        // Whoever closed the other end does not want to hear about it.
-        let _ =
-            if json { self.write_json(&mut io::stdout().lock()) } else { self.write_text(&mut io::stderr().lock()) };
+        let told = json && self.write_json(&mut io::stdout().lock()).is_ok();
+        if !told && !self.closed_pipe {
+            // Standard output may be what failed. Should this fail too, nobody is left to be told.
+            let _ = self.write_text(&mut io::stderr().lock());
+        }
         ExitCode::from(self.status as u8)
     }
 
@@ -83,7 +85,8 @@ impl Problem {
         value.insert("causes".into(), self.causes.as_slice().into());
         value.insert("hint".into(), self.hint.as_deref().into());
         value.extend(self.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        writeln!(out, "{}", Value::Object(value))
+        writeln!(out, "{}", Value::Object(value))?;
+        out.flush()
     }
 
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {

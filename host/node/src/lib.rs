@@ -30,6 +30,7 @@ pub mod plugins;
 pub mod progress;
 pub mod recipe;
 pub mod store;
+pub mod tokenizer_admission;
 pub mod tokens;
 pub mod trust;
 

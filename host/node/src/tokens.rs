@@ -4,6 +4,7 @@
 //! are switched off: padding would be computed for nothing, and the cut belongs to the model's limit
 //! in the manifest.
 
+use crate::tokenizer_admission;
 use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
 
 /// The tokenizer of a package, cut to the package's limit.
@@ -24,6 +25,9 @@ pub enum TokenError {
     /// `tokenizer.json` does not parse.
     #[error("the package's tokenizer.json cannot be used: {0}")]
     Load(String),
+    /// `tokenizer.json` could make more of a text than this machine holds.
+    #[error("the package's tokenizer.json is refused: {0}")]
+    Refused(String),
     /// A text could not be tokenised.
     #[error("text {number} cannot be tokenised: {reason}")]
     Text {
@@ -41,8 +45,10 @@ impl Tokens {
     /// Parse `tokenizer.json` for sequences of at most `max_tokens`.
     ///
     /// # Errors
-    /// When it does not parse or its special tokens alone exceed the limit.
+    /// When it is refused (see [`tokenizer_admission`](crate::tokenizer_admission)), does not parse, or its
+    /// special tokens alone exceed the limit.
     pub fn load(json: &[u8], max_tokens: usize) -> Result<Self, TokenError> {
+        tokenizer_admission::check(json)?;
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| TokenError::Load(e.to_string()))?;
         tokenizer.with_padding(None);
         let cut = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };

@@ -8,7 +8,7 @@
 //!    else is left alone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -238,19 +238,46 @@ fn check_replaceable(out: &Path) -> Result<(), PackageError> {
         Ok(seen) if seen.is_dir() => {}
         Ok(_) => return Err(refuse("is not a directory".to_owned())),
     }
-    let ours = [manifest::FILE, signature::FILE, TOKENIZER, WEIGHTS, COMPONENTS];
-    let mut empty = true;
-    for entry in fs::read_dir(out).map_err(PackageError::io(out, "list the directory"))? {
-        let name = entry.map_err(PackageError::io(out, "list the directory"))?.file_name();
-        empty = false;
-        if !ours.iter().any(|ours| name == **ours) {
-            return Err(refuse(format!("holds {name:?}, which belongs to no package")));
+    let found = files_below(out)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    // Only what an older package lists may go with it.
+    let text = fs::read(out.join(manifest::FILE)).ok().filter(|text| text.len() as u64 <= manifest::MAX_MANIFEST);
+    let Some(old) = text.and_then(|text| Manifest::parse(&text).ok()) else {
+        return Err(refuse("is not empty and holds no package".to_owned()));
+    };
+    let mut ours: HashSet<PathBuf> = old.files().map(|(file, _, _)| PathBuf::from(file)).collect();
+    ours.extend([manifest::FILE, signature::FILE].map(PathBuf::from));
+    match found.into_iter().find(|file| !ours.contains(file)) {
+        Some(file) => Err(refuse(format!("holds {file:?}, which does not belong to the package in it"))),
+        None => Ok(()),
+    }
+}
+
+/// Everything in a package's directory and its folders but the two folders of a package. Stops early:
+/// one file too many is enough to know.
+fn files_below(out: &Path) -> Result<Vec<PathBuf>, PackageError> {
+    let mut found = Vec::new();
+    for folder in ["", WEIGHTS, COMPONENTS] {
+        let directory = out.join(folder);
+        if !fs::symlink_metadata(&directory).is_ok_and(|seen| seen.is_dir()) {
+            continue;
+        }
+        for entry in fs::read_dir(&directory).map_err(PackageError::io(&directory, "list the directory"))? {
+            let entry = entry.map_err(PackageError::io(&directory, "list the directory"))?;
+            let name = Path::new(folder).join(entry.file_name());
+            let folder_of_ours = [WEIGHTS, COMPONENTS].iter().any(|ours| name == **ours)
+                && entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !folder_of_ours {
+                found.push(name);
+            }
+            if found.len() > 2 * manifest::MAX_COUNT {
+                return Ok(found);
+            }
         }
     }
-    if !empty && !out.join(manifest::FILE).is_file() {
-        return Err(refuse("is not empty and holds no package.toml".to_owned()));
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// Give the finished directory its name.

@@ -169,6 +169,22 @@ fn an_older_package_is_replaced_and_nothing_else_is() {
             assert!(!name.to_str().unwrap().starts_with('.'), "{name:?}");
         }
     }
+
+    // A package's own files may go with it; a stranger's in its folders may not.
+    let package = directory.path().join("package");
+    write_package(&model(), &components(), 1, &package, &key()).unwrap();
+    write_package(&model(), &components(), 2, &package, &key()).unwrap();
+    let stranger = package.join("weights/notes.txt");
+    fs::write(&stranger, "mine").unwrap();
+    let refused = write_package(&model(), &components(), 1, &package, &key());
+    assert!(matches!(refused, Err(PackageError::WouldOverwrite { .. })), "{refused:?}");
+    assert_eq!(fs::read(&stranger).unwrap(), b"mine");
+    // Any old package.toml does not make a package.
+    let project = directory.path().join("project");
+    fs::create_dir_all(project.join("weights")).unwrap();
+    fs::write(project.join("package.toml"), "[package]").unwrap();
+    assert!(write_package(&model(), &components(), 1, &project, &key()).is_err());
+    assert!(project.join("weights").is_dir());
 }
 
 #[test]

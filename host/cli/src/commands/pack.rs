@@ -10,7 +10,13 @@ use std::io::{self, Write};
 
 pub(crate) fn run(args: PackArgs, json: bool) -> Result<(), Problem> {
     let in_store = args.out.is_none();
-    let options = PackOptions { out: args.out, shards: usize::from(args.shards), plugins: args.plugins.plugins };
+    let options = PackOptions {
+        out: args.out,
+        shards: usize::from(args.shards),
+        plugins: args.plugins.plugins,
+        allow_unsigned: args.allow_unsigned,
+        allow_unknown: args.allow_unknown_signer,
+    };
     let progress = Progress::new(json);
     let packed = pack::pack(&args.source, &options, &home()?, &|event| progress.show(event));
     progress.finish();
