@@ -59,7 +59,7 @@ impl Random {
             [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-45, -1e-40, 3e38, -3e38, 1.0e-19];
         let mut values = self.floats(n, 3.0);
         for value in &mut values {
-            if self.next() % 6 == 0 {
+            if self.next().is_multiple_of(6) {
                 *value = AWKWARD[(self.next() % 10) as usize];
             }
         }
@@ -70,7 +70,7 @@ impl Random {
         let activation = ["u8", "u16"][(self.next() % 2) as usize];
         let weight = self.codes(outputs * inputs);
         let scale: Vec<f32> = self.floats(outputs, 0.01).into_iter().map(f32::abs).collect();
-        let prescale = if self.next() % 2 == 0 { self.floats(inputs, 2.0) } else { Vec::new() };
+        let prescale = if self.next().is_multiple_of(2) { self.floats(inputs, 2.0) } else { Vec::new() };
         let bias = self.floats(outputs, 1.0);
         layers.insert_linear(name, activation, &weight, &scale, &bias, &prescale);
     }
