@@ -65,24 +65,6 @@ fn the_layer_is_computed_as_the_host_computes_it() {
 }
 
 #[test]
-fn an_instance_starts_fast() {
-    let plugin = admit(support::shared_runtime(), &identity());
-    let host = host();
-    let mut times: Vec<_> = (0..200)
-        .map(|_| {
-            let started = std::time::Instant::now();
-            let instance = plugin.instantiate(host.clone(), limits()).unwrap();
-            let elapsed = started.elapsed();
-            drop(instance);
-            elapsed
-        })
-        .collect();
-    times.sort();
-    println!("median instantiation: {:?}", times[100]);
-    assert!(times[100] < std::time::Duration::from_millis(2), "{:?}", times[100]);
-}
-
-#[test]
 fn a_world_is_told_by_imports_and_exports() {
     let survey = |wat: &str| ostrakon_engine::Survey::read(&wat::parse_str(wat).unwrap()).unwrap();
     assert_eq!(World::of(&survey(&identity())), Some(World::ModelBlock));
