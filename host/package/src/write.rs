@@ -243,7 +243,9 @@ fn check_replaceable(out: &Path) -> Result<(), PackageError> {
         return Ok(());
     }
     // Only what an older package lists may go with it.
-    let text = fs::read(out.join(manifest::FILE)).ok().filter(|text| text.len() as u64 <= manifest::MAX_MANIFEST);
+    let text = out.join(manifest::FILE);
+    let readable = fs::symlink_metadata(&text).is_ok_and(|f| f.is_file() && f.len() <= manifest::MAX_MANIFEST);
+    let text = if readable { fs::read(&text).ok() } else { None };
     let Some(old) = text.and_then(|text| Manifest::parse(&text).ok()) else {
         return Err(refuse("is not empty and holds no package".to_owned()));
     };
