@@ -8,7 +8,7 @@ use crate::options::RunOptions;
 use crate::plugins::{BLOCK_BERT, EXACT_REFERENCE, Plugins};
 use crate::store;
 use ostrakon_exact::simd::Level;
-use ostrakon_package::{Home, SigningKey, TrustPolicy};
+use ostrakon_package::{Home, TrustPolicy, load_key};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -169,7 +169,7 @@ fn packages(home: &Home) -> Check {
 }
 
 fn key(home: &Home) -> Check {
-    match SigningKey::load(home) {
+    match load_key(home) {
         Ok(Some(key)) => Check::good("key", key.public().to_string()),
         Ok(None) => Check::absent("key", "none yet", "it is made when the first package is packed"),
         Err(error) => Check::bad("key", error.to_string(), "see the text; packages cannot be signed until then"),

@@ -102,6 +102,25 @@ pub enum NodeError {
         /// How many texts went in.
         texts: usize,
     },
+    /// A receipt, transcript or trace cannot be understood.
+    #[error("{path}: {source}")]
+    Document {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: ostrakon_protocol::DecodeError,
+    },
+    /// A transcript's file is cut off or damaged.
+    #[error("{path}: {source}")]
+    Transcript {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: ostrakon_protocol::TranscriptError,
+    },
+    /// A request was run again and did not give what its receipt says.
+    #[error("this machine does not get what the receipt says: {0}")]
+    NotReproduced(String),
     /// A file cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
     File {

@@ -7,15 +7,17 @@
 //! 3. Each batch goes through the blocks in order; the tensor that leaves a block enters the next one,
 //!    whichever shard that is in.
 //! 4. The last block gives one row for each text. Each row is hashed, then the list of hashes.
+//! 5. For a receipt, the tensors between the blocks are hashed as well: nothing else is kept of a run.
 
 use crate::batch;
-use crate::digest::OutputDigest;
 use crate::error::NodeError;
 use crate::load::{Model, OpenBlock};
 use crate::progress::{Event, Watcher};
+use crate::receipt::{BatchBorders, Borders, tensor_digest};
 use crate::tokens::Tokenised;
 use ostrakon_engine::{CallError, HostFault, Instance};
 use ostrakon_nn::{NnError, Tensor};
+use ostrakon_protocol::Digest;
 use std::time::{Duration, Instant};
 
 /// What a run gives.
@@ -24,7 +26,7 @@ pub struct Answer {
     /// One for each text, in order.
     pub outputs: Vec<Output>,
     /// Of all outputs in order.
-    pub digest: OutputDigest,
+    pub digest: Digest,
     /// Of all blocks together. May depend on how texts were batched; the digests may not.
     pub fuel: u64,
     /// What each block cost, in the order in which they ran.
@@ -45,7 +47,7 @@ pub struct Output {
     /// The row.
     pub values: Vec<f32>,
     /// Of the row.
-    pub digest: OutputDigest,
+    pub digest: Digest,
 }
 
 /// What one block cost.
@@ -69,6 +71,17 @@ impl Model {
     /// # Errors
     /// When a text cannot be tokenised, a block fails, or the last block does not give a row a text.
     pub fn run(&mut self, texts: &[String], most: Option<usize>, watch: Watcher<'_>) -> Result<Answer, NodeError> {
+        self.run_noting(texts, most, watch, None)
+    }
+
+    /// Run `texts` and note, if wanted, what crosses the borders of blocks.
+    pub(crate) fn run_noting(
+        &mut self,
+        texts: &[String],
+        most: Option<usize>,
+        watch: Watcher<'_>,
+        mut borders: Option<&mut Borders>,
+    ) -> Result<Answer, NodeError> {
         let start = Instant::now();
         let tokenised = self.tokens.encode(texts)?;
         let tokenise = start.elapsed();
@@ -77,13 +90,18 @@ impl Model {
         let counts: Vec<usize> = tokenised.iter().map(|t| t.ids.len()).collect();
         for range in batch::split(&counts, most) {
             let part = tokenised.get(range).unwrap_or_default();
-            let result = self.run_batch(part, &mut blocks)?;
+            let (ids, lengths) = inputs(part)?;
+            let mut noted = borders.is_some().then(|| BatchBorders::new(part.len(), &lengths));
+            let result = self.through_blocks(ids, &lengths, &mut blocks, noted.as_mut())?;
+            if let (Some(borders), Some(noted)) = (borders.as_deref_mut(), noted) {
+                borders.batches.push(noted);
+            }
             outputs.extend(rows(&result, part)?);
             watch(Event::Done { done: outputs.len() as u64, total: texts.len() as u64 });
         }
-        let digests: Vec<OutputDigest> = outputs.iter().map(|o| o.digest).collect();
+        let digests: Vec<Digest> = outputs.iter().map(|o| o.digest).collect();
         Ok(Answer {
-            digest: OutputDigest::of_outputs(&digests),
+            digest: Digest::of_outputs(&digests),
             fuel: blocks.iter().map(|b| b.fuel).sum(),
             outputs,
             blocks,
@@ -98,27 +116,42 @@ impl Model {
     /// When a block fails.
     pub fn forward(&mut self, ids: Tensor, lengths: &Tensor) -> Result<Tensor, NodeError> {
         let mut unwanted: Vec<BlockCost> = self.blocks.iter().map(BlockCost::unused).collect();
-        self.through_blocks(ids, lengths, &mut unwanted)
+        self.through_blocks(ids, lengths, &mut unwanted, None)
     }
 
-    fn run_batch(&mut self, texts: &[Tokenised], costs: &mut [BlockCost]) -> Result<Tensor, NodeError> {
-        let ids: Vec<i32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
-        let lengths = texts.iter().map(|t| i32::try_from(t.ids.len()).unwrap_or(i32::MAX)).collect();
-        let ids = column(ids).map_err(|e| internal("tokens", &e))?;
-        let lengths = column(lengths).map_err(|e| internal("lengths", &e))?;
-        self.through_blocks(ids, &lengths, costs)
-    }
-
-    fn through_blocks(&mut self, ids: Tensor, lengths: &Tensor, costs: &mut [BlockCost]) -> Result<Tensor, NodeError> {
+    fn through_blocks(
+        &mut self,
+        ids: Tensor,
+        lengths: &Tensor,
+        costs: &mut [BlockCost],
+        mut borders: Option<&mut BatchBorders>,
+    ) -> Result<Tensor, NodeError> {
         let mut x = ids;
+        let mut input = borders.is_some().then(|| tensor_digest(&x));
         for (block, cost) in self.blocks.iter().zip(costs) {
             let start = Instant::now();
             let done = forward(&mut self.instances, block, x, lengths)?;
             cost.time += start.elapsed();
             cost.fuel = cost.fuel.saturating_add(done.fuel);
+            if let (Some(borders), Some(input)) = (borders.as_deref_mut(), &mut input) {
+                let output = tensor_digest(&done.output);
+                borders.steps.push(block.step(*input, output, done.fuel));
+                *input = output;
+            }
             x = done.output;
         }
         Ok(x)
+    }
+
+    /// Run the block at `index` alone.
+    pub(crate) fn run_block(
+        &mut self,
+        index: usize,
+        input: Tensor,
+        lengths: &Tensor,
+    ) -> Result<ostrakon_engine::Forward, NodeError> {
+        let block = self.blocks.get(index).ok_or_else(|| internal("?", &"the package has no such block"))?;
+        forward(&mut self.instances, block, input, lengths)
     }
 }
 
@@ -146,20 +179,29 @@ fn forward(
         .map_err(|source| NodeError::Block { block: block.name.clone(), source })
 }
 
+/// Token ids and lengths of a batch.
+pub(crate) fn inputs(texts: &[Tokenised]) -> Result<(Tensor, Tensor), NodeError> {
+    let ids: Vec<i32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
+    let lengths = texts.iter().map(|t| i32::try_from(t.ids.len()).unwrap_or(i32::MAX)).collect();
+    let ids = column(ids).map_err(|e| internal("tokens", &e))?;
+    let lengths = column(lengths).map_err(|e| internal("lengths", &e))?;
+    Ok((ids, lengths))
+}
+
 /// Numbers as a tensor of rank 1.
-fn column(values: Vec<i32>) -> Result<Tensor, NnError> {
+pub(crate) fn column(values: Vec<i32>) -> Result<Tensor, NnError> {
     let count = u32::try_from(values.len()).map_err(|_| NnError::TooLarge("more than 2^32 tokens".into()))?;
     Tensor::from_i32(vec![count], values)
 }
 
 /// A fault of this program, not of the block.
-fn internal(block: &str, why: &dyn std::fmt::Display) -> NodeError {
+pub(crate) fn internal(block: &str, why: &dyn std::fmt::Display) -> NodeError {
     let source = CallError::Host(HostFault::Operation(why.to_string()));
     NodeError::Block { block: block.into(), source }
 }
 
 /// The last block's output, cut into the rows of the texts.
-fn rows(result: &Tensor, texts: &[Tokenised]) -> Result<Vec<Output>, NodeError> {
+pub(crate) fn rows(result: &Tensor, texts: &[Tokenised]) -> Result<Vec<Output>, NodeError> {
     let wrong = || NodeError::Output { got: result.dims().to_vec(), texts: texts.len() };
     let &[count, width] = result.dims() else { return Err(wrong()) };
     let values = result.as_f32().map_err(|_| wrong())?;
@@ -170,7 +212,7 @@ fn rows(result: &Tensor, texts: &[Tokenised]) -> Result<Vec<Output>, NodeError> 
     let make = |(text, row): (&Tokenised, &[f32])| Output {
         tokens: text.ids.len(),
         truncated: text.truncated,
-        digest: OutputDigest::of_output(&[width], row),
+        digest: Digest::of_output(&[width], row),
         values: row.to_vec(),
     };
     Ok(texts.iter().zip(values.chunks_exact(step)).map(make).collect())
@@ -189,7 +231,7 @@ mod tests {
         let result = Tensor::from_f32(vec![2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
         let outputs = rows(&result, &texts(2)).unwrap();
         assert_eq!(outputs[1].values, [4.0, 5.0, 6.0]);
-        assert_eq!(outputs[1].digest, OutputDigest::of_output(&[3], &[4.0, 5.0, 6.0]));
+        assert_eq!(outputs[1].digest, Digest::of_output(&[3], &[4.0, 5.0, 6.0]));
         assert_eq!(outputs[0].tokens, 3);
     }
 

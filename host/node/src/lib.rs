@@ -17,7 +17,6 @@
 
 pub mod batch;
 pub mod component;
-pub mod digest;
 pub mod doctor;
 pub mod error;
 pub mod execute;
@@ -28,6 +27,7 @@ pub mod options;
 pub mod pack;
 pub mod plugins;
 pub mod progress;
+pub mod receipt;
 pub mod recipe;
 pub mod store;
 pub mod tokenizer_admission;
@@ -40,3 +40,4 @@ pub use load::{LoadTimes, Model};
 pub use options::{Arithmetic, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
 pub use ostrakon_package::{Home, TrustPolicy};
+pub use ostrakon_protocol::Digest;

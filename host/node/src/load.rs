@@ -16,8 +16,9 @@ use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
 use ostrakon_engine::{CacheDir, CacheError, Instance, Plugin, Runtime, SessionId, World};
 use ostrakon_exact::simd::{Executor, Level};
-use ostrakon_nn::{Host, ProvenBackend};
+use ostrakon_nn::{BackendError, Host, ProvenBackend};
 use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
+use ostrakon_protocol::Step;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use std::time::{Duration, Instant};
 pub struct Model {
     pub(crate) package: Arc<Package>,
     pub(crate) tokens: Tokens,
-    pub(crate) profile: String,
+    pub(crate) profile: Digest,
+    pub(crate) backend: &'static str,
     pub(crate) instances: Vec<Instance>,
     pub(crate) blocks: Vec<OpenBlock>,
     pub(crate) host: Arc<Host>,
@@ -40,9 +42,18 @@ pub(crate) struct OpenBlock {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) shard: String,
+    /// The component that runs it.
+    pub(crate) component: Digest,
     /// Index into [`Model::instances`].
     pub(crate) instance: usize,
     pub(crate) session: SessionId,
+}
+
+impl OpenBlock {
+    /// What a receipt says of it.
+    pub(crate) fn step(&self, input: Digest, output: Digest, fuel: u64) -> Step {
+        Step { block: self.name.clone(), component: self.component, input, output, fuel }
+    }
 }
 
 /// Where the time of loading went. Steps overlap, so their sum may exceed `total`.
@@ -68,9 +79,20 @@ impl Model {
     /// # Errors
     /// When the package is refused, or anything it needs does not start.
     pub fn load(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
+        Self::load_on(directory, policy, home, options, |executor| ProvenBackend::choose("auto", executor))
+    }
+
+    /// Likewise, with the integer products done by what `backend` makes.
+    pub(crate) fn load_on(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+        backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send,
+    ) -> Result<Self, NodeError> {
         let start = Instant::now();
         thread::scope(|scope| {
-            let arithmetic = scope.spawn(|| timed(|| start_arithmetic(options)));
+            let arithmetic = scope.spawn(|| timed(|| start_arithmetic(options, backend)));
             let (package, verify) = timed(|| Package::open(directory, policy));
             let package = Arc::new(package?);
             let tokens = scope.spawn({
@@ -81,12 +103,16 @@ impl Model {
             let (profile, plugins) = plugins?;
             let (host, arithmetic) = joined(arithmetic);
             let (executor, backend) = host?;
+            let backend_name = match options.arithmetic {
+                Arithmetic::Cpu => backend.name(),
+                Arithmetic::Reference => "reference",
+            };
             let host = Arc::new(Host::new(executor, backend, Arc::clone(&package) as _));
             let (opened, open) = timed(|| open_blocks(&package, &plugins, &host, options));
             let (instances, blocks) = opened?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
-            Ok(Self { package, tokens: tokens?, profile, instances, blocks, host, load })
+            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, instances, blocks, host, load })
         })
     }
 
@@ -101,8 +127,8 @@ impl Model {
     }
 
     /// The digest of the determinism profile: equal profiles give equal fuel.
-    pub fn profile(&self) -> &str {
-        &self.profile
+    pub const fn profile(&self) -> Digest {
+        self.profile
     }
 
     /// The package's manifest.
@@ -132,11 +158,14 @@ fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-pub(crate) fn start_arithmetic(options: &RunOptions) -> Result<(Arc<Executor>, ProvenBackend), NodeError> {
+fn start_arithmetic(
+    options: &RunOptions,
+    backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError>,
+) -> Result<(Arc<Executor>, ProvenBackend), NodeError> {
     let failed = |e: &dyn std::fmt::Display| NodeError::Arithmetic(e.to_string());
     let level = options.simd.unwrap_or_else(Level::detect);
     let executor = Arc::new(Executor::new(level, options.thread_count()).map_err(|e| failed(&e))?);
-    let backend = ProvenBackend::choose("auto", &executor).map_err(|e| failed(&e))?;
+    let backend = backend(&executor).map_err(|e| failed(&e))?;
     Ok((executor, backend))
 }
 
@@ -159,7 +188,7 @@ pub(crate) fn compiled_code(home: &Home) -> Result<CacheDir, CacheError> {
 
 type Plugged = BTreeMap<String, Plugin>;
 
-fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(String, Plugged), NodeError> {
+fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(Digest, Plugged), NodeError> {
     let runtime = runtime(home, options)?;
     let mut plugins = BTreeMap::new();
     for entry in &package.manifest().components {
@@ -173,7 +202,7 @@ fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(String
         let plugin = admitted.map_err(|source| NodeError::Admission { name: entry.name.clone(), source })?;
         plugins.insert(entry.name.clone(), plugin);
     }
-    Ok((runtime.profile().digest().to_hex().to_string(), plugins))
+    Ok((Digest::from_bytes(*runtime.profile().digest().as_bytes()), plugins))
 }
 
 /// The block as the package has it, with its arithmetic replaced by the reference component.
@@ -198,6 +227,7 @@ fn open_blocks(
             // The manifest was validated: every block and every component it names is there.
             let Some(block) = manifest.block(name) else { continue };
             let Some(plugin) = plugins.get(&block.component) else { continue };
+            let Some(component) = manifest.component(&block.component) else { continue };
             let at = match of_component.get(block.component.as_str()) {
                 Some(&at) => at,
                 None => {
@@ -212,6 +242,7 @@ fn open_blocks(
                 name: name.clone(),
                 kind: block.setting("kind").unwrap_or("block").to_owned(),
                 shard: shard.name.clone(),
+                component: component.blake3,
                 instance: at,
                 session,
             });

@@ -15,7 +15,7 @@ use crate::plugins::{BLOCK_BERT, Plugins};
 use crate::progress::{Event, Watcher};
 use crate::recipe::{Recipe, Source};
 use ostrakon_package::{
-    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, TrustPolicy, import, manifest, reshard,
+    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, TrustPolicy, import, load_or_create_key, manifest, reshard,
     write_package,
 };
 use serde::Serialize;
@@ -76,7 +76,7 @@ pub fn pack(source: &Path, options: &PackOptions, home: &Home, watch: Watcher<'_
             ..TrustPolicy::load(home)?
         };
         let package = Package::open(source, &policy)?;
-        let signer = SigningKey::load_or_create(home)?;
+        let signer = load_or_create_key(home)?;
         watch(Event::Step("writing and checking the package".into()));
         let name = package.manifest().name.clone();
         let path = place(&name, options, home, &signer, &|out| reshard(&package, options.shards, out, &signer))?;
@@ -84,7 +84,7 @@ pub fn pack(source: &Path, options: &PackOptions, home: &Home, watch: Watcher<'_
     }
     // What is missing here is found before anything is downloaded.
     let block = Plugins::find(options.plugins.as_deref())?.read(BLOCK_BERT)?;
-    let signer = SigningKey::load_or_create(home)?;
+    let signer = load_or_create_key(home)?;
     let found = find(source, home, watch)?;
     let mut stage = String::new();
     let model = import::bert(&found.directory, &found.options, &mut |now, done, total| {

@@ -1,7 +1,7 @@
 //! The trust file: shown, and added to without touching what a person wrote there.
 
 use crate::error::{NodeError, file_error};
-use ostrakon_package::{Home, PublicKey, SigningKey, TrustPolicy, trust};
+use ostrakon_package::{Home, PublicKey, TrustPolicy, load_key, trust};
 use serde::Serialize;
 use std::io::Write;
 
@@ -30,7 +30,7 @@ pub struct Signer {
 /// # Errors
 /// When the trust file or the own key is there and cannot be used.
 pub fn list(home: &Home) -> Result<TrustReport, NodeError> {
-    let own = SigningKey::load(home)?.map(|key| key.public());
+    let own = load_key(home)?.map(|key| key.public());
     let policy = TrustPolicy::load(home)?;
     let others = policy.trusted.iter().filter(|t| Some(t.key) != own);
     Ok(TrustReport {
@@ -72,6 +72,7 @@ pub fn add(home: &Home, key: &str, name: &str) -> Result<TrustReport, NodeError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ostrakon_package::SigningKey;
 
     #[test]
     fn a_key_is_added_once_and_comments_stay() {

@@ -5,7 +5,8 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{digest::Digest, signature::PublicKey, weights::WeightsError};
+use crate::weights::WeightsError;
+use ostrakon_protocol::{Digest, PublicKey};
 
 /// A package was refused, or could not be written.
 #[derive(Debug, thiserror::Error)]

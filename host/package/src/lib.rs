@@ -20,7 +20,6 @@
 //! and what to do.
 
 pub mod component;
-pub mod digest;
 pub mod error;
 mod files;
 pub mod home;
@@ -35,13 +34,13 @@ pub mod trust;
 pub mod weights;
 pub mod write;
 
-pub use digest::Digest;
 pub use error::PackageError;
 pub use home::{Home, HomeError};
 pub use manifest::{Block, Manifest, Shard};
 pub use model::{ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PartType};
 pub use package::{Package, TensorSummary, signature_state};
-pub use signature::{KeyError, PublicKey, SigningKey};
+pub use ostrakon_protocol::{Context, Digest, PublicKey, SigningKey};
+pub use signature::{KeyError, load_key, load_or_create_key};
 pub use store::{Store, StoreError, StoredPackage};
 pub use trust::{SignatureState, TrustError, TrustPolicy, Trusted};
 pub use write::{reshard, write_package};

@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 
+use ostrakon_protocol::Digest;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
-    digest::Digest,
     error::{quote, toml_fault},
     names::{MAX_NAME, check_file, check_name, check_text, check_unique},
 };

@@ -26,9 +26,9 @@ use std::{
 use memmap2::Mmap;
 use ostrakon_exact::Part;
 use ostrakon_nn::{LayerSource, LayerSourceError, RawLayer};
+use ostrakon_protocol::{Context, Digest};
 
 use crate::{
-    digest::Digest,
     error::PackageError,
     files,
     manifest::{self, Block, FileEntry, Manifest, ManifestFault},
@@ -94,7 +94,7 @@ impl Package {
     /// Whatever is wrong first; see [`PackageError`].
     pub fn open(directory: &Path, policy: &TrustPolicy) -> Result<Self, PackageError> {
         let bytes = read_manifest(directory)?;
-        let digest = Digest::of_package(&bytes);
+        let digest = Digest::of(Context::PACKAGE, &bytes);
         let signature = check_signature(directory, &digest, policy)?;
         let manifest = parse_manifest(directory, &bytes)?;
 
@@ -180,7 +180,7 @@ impl LayerSource for Package {
 /// # Errors
 /// There is no package, or a file cannot be read.
 pub fn signature_state(directory: &Path, policy: &TrustPolicy) -> Result<SignatureState, PackageError> {
-    let digest = Digest::of_package(&read_manifest(directory)?);
+    let digest = Digest::of(Context::PACKAGE, &read_manifest(directory)?);
     read_signature(directory, &digest, policy)
 }
 
@@ -189,13 +189,13 @@ pub fn signature_state(directory: &Path, policy: &TrustPolicy) -> Result<Signatu
 /// # Errors
 /// There is no package, or its manifest cannot be read.
 pub fn claimed_digest(directory: &Path) -> Result<Digest, PackageError> {
-    Ok(Digest::of_package(&read_manifest(directory)?))
+    Ok(Digest::of(Context::PACKAGE, &read_manifest(directory)?))
 }
 
 /// Read and validate only the manifest, to list what is there; nothing is verified.
 pub(crate) fn claimed_manifest(directory: &Path) -> Result<(Manifest, Digest), PackageError> {
     let bytes = read_manifest(directory)?;
-    Ok((parse_manifest(directory, &bytes)?, Digest::of_package(&bytes)))
+    Ok((parse_manifest(directory, &bytes)?, Digest::of(Context::PACKAGE, &bytes)))
 }
 
 fn read_manifest(directory: &Path) -> Result<Vec<u8>, PackageError> {

@@ -1,6 +1,6 @@
 //! Signatures: who answers for a package.
 //!
-//! 1. A [`SigningKey`] is made on first use and kept in the user's key directory, for the owner alone.
+//! 1. A [`SigningKey`] is made ([`load_or_create_key`]) on first use and kept in the user's key directory, for the owner alone.
 //! 2. It signs the package digest under a context of its own, so that a signature made here means
 //!    nothing anywhere else.
 //! 3. `package.sig` holds the public key and the signature, in exactly one spelling: a file that
@@ -12,75 +12,20 @@ use std::{
     fs::{self, File},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use ed25519_dalek::{Signer, VerifyingKey};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use ostrakon_protocol::{Digest, PublicKey, Purpose, Signature, SigningKey, digest::decode_hex};
+use serde::{Deserialize, Serialize};
 
-use crate::{
-    digest::{Digest, decode_hex},
-    error::toml_fault,
-    home::Home,
-};
+use crate::{error::toml_fault, home::Home};
 
 /// The signature's file name.
 pub const FILE: &str = "package.sig";
 /// Largest signature file.
 pub const MAX_SIGNATURE: u64 = 4096;
 
-/// Signed before the digest.
-const CONTEXT: &[u8] = b"ostrakon package signature v1\0";
-/// Before the digits of a public key.
-const KEY_PREFIX: &str = "ed25519:";
 /// Before the digits in a key file.
 const SEED_PREFIX: &str = "ostrakon-ed25519-seed:";
-
-/// Whom a signature comes from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey([u8; 32]);
-
-impl PublicKey {
-    /// The raw bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{KEY_PREFIX}{}", hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.strip_prefix(KEY_PREFIX)
-            .and_then(decode_hex)
-            .map(Self)
-            .ok_or_else(|| format!("a public key is `{KEY_PREFIX}` and 64 lower-case hexadecimal digits"))
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
 
 /// The key file cannot be used or made.
 #[derive(Debug, thiserror::Error)]
@@ -121,90 +66,55 @@ impl KeyError {
     }
 }
 
-/// The secret half. It is never shown and is wiped when dropped.
-pub struct SigningKey(ed25519_dalek::SigningKey);
+/// This user's key, if one was made before.
+///
+/// # Errors
+/// The file cannot be read, is not a key, or can be read by others.
+pub fn load_key(home: &Home) -> Result<Option<SigningKey>, KeyError> {
+    let path = home.signing_key();
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(KeyError::io(&path, "open the key")(e)),
+    };
+    let metadata = file.metadata().map_err(KeyError::io(&path, "look at the key"))?;
+    check_private(&path, &metadata)?;
+    let malformed = || KeyError::Malformed { file: path.clone() };
+    let bytes = crate::files::read_open(file, metadata.len(), 256, &path).map_err(|_| malformed())?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| malformed())?;
+    let seed = text.trim_end().strip_prefix(SEED_PREFIX).and_then(decode_hex).ok_or_else(malformed)?;
+    Ok(Some(SigningKey::from_seed(&seed)))
+}
 
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({})", self.public())
+/// This user's key; made now if there is none. Two processes that do this at once get the same key.
+///
+/// # Errors
+/// As [`load_key`], or the file cannot be written.
+pub fn load_or_create_key(home: &Home) -> Result<SigningKey, KeyError> {
+    if let Some(key) = load_key(home)? {
+        return Ok(key);
+    }
+    let path = home.signing_key();
+    let directory = path.parent().unwrap_or(&home.config);
+    create_private_directory(directory).map_err(KeyError::io(directory, "make the key directory"))?;
+    let key = SigningKey::generate().map_err(KeyError::Randomness)?;
+    // A temporary file has mode 0600 from the start; it gets its name only when it is whole.
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(KeyError::io(&path, "write the key"))?;
+    writeln!(file, "{SEED_PREFIX}{}", hex::encode(key.seed()))
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(KeyError::io(&path, "write the key"))?;
+    match file.persist_noclobber(&path) {
+        Ok(_) => {
+            tracing::info!(key = %key.public(), file = %path.display(), "made a signing key");
+            Ok(key)
+        }
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => {
+            load_key(home)?.ok_or(KeyError::Malformed { file: path })
+        }
+        Err(e) => Err(KeyError::io(&path, "write the key")(e.error)),
     }
 }
 
-impl SigningKey {
-    /// A new key.
-    ///
-    /// # Errors
-    /// The operating system has no randomness.
-    pub fn generate() -> Result<Self, KeyError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(KeyError::Randomness)?;
-        Ok(Self::from_seed(&seed))
-    }
-
-    /// The key with this seed: the same every time.
-    pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self(ed25519_dalek::SigningKey::from_bytes(seed))
-    }
-
-    /// This user's key, if one was made before.
-    ///
-    /// # Errors
-    /// The file cannot be read, is not a key, or can be read by others.
-    pub fn load(home: &Home) -> Result<Option<Self>, KeyError> {
-        let path = home.signing_key();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(KeyError::io(&path, "open the key")(e)),
-        };
-        let metadata = file.metadata().map_err(KeyError::io(&path, "look at the key"))?;
-        check_private(&path, &metadata)?;
-        let malformed = || KeyError::Malformed { file: path.clone() };
-        let bytes = crate::files::read_open(file, metadata.len(), 256, &path).map_err(|_| malformed())?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| malformed())?;
-        let seed = text.trim_end().strip_prefix(SEED_PREFIX).and_then(decode_hex).ok_or_else(malformed)?;
-        Ok(Some(Self::from_seed(&seed)))
-    }
-
-    /// This user's key; made now if there is none. Two processes that do this at once get the same key.
-    ///
-    /// # Errors
-    /// As [`SigningKey::load`], or the file cannot be written.
-    pub fn load_or_create(home: &Home) -> Result<Self, KeyError> {
-        if let Some(key) = Self::load(home)? {
-            return Ok(key);
-        }
-        let path = home.signing_key();
-        let directory = path.parent().unwrap_or(&home.config);
-        create_private_directory(directory).map_err(KeyError::io(directory, "make the key directory"))?;
-        let key = Self::generate()?;
-        // A temporary file has mode 0600 from the start; it gets its name only when it is whole.
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(KeyError::io(&path, "write the key"))?;
-        writeln!(file, "{SEED_PREFIX}{}", hex::encode(key.0.as_bytes()))
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(KeyError::io(&path, "write the key"))?;
-        match file.persist_noclobber(&path) {
-            Ok(_) => {
-                tracing::info!(key = %key.public(), file = %path.display(), "made a signing key");
-                Ok(key)
-            }
-            Err(e) if e.error.kind() == ErrorKind::AlreadyExists => {
-                Self::load(home)?.ok_or(KeyError::Malformed { file: path })
-            }
-            Err(e) => Err(KeyError::io(&path, "write the key")(e.error)),
-        }
-    }
-
-    /// The half that others know.
-    pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key().to_bytes())
-    }
-
-    /// Sign a package.
-    pub fn sign(&self, package: &Digest) -> PackageSignature {
-        PackageSignature { key: self.public(), signature: Signature(self.0.sign(&message(package)).to_bytes()) }
-    }
-}
 
 #[cfg(unix)]
 fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyError> {
@@ -228,28 +138,6 @@ fn create_private_directory(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-fn message(package: &Digest) -> Vec<u8> {
-    [CONTEXT, package.as_bytes()].concat()
-}
-
-/// The 64 bytes of an ed25519 signature.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Signature([u8; 64]);
-
-impl Serialize for Signature {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex::encode(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Signature {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        decode_hex(&String::deserialize(deserializer)?)
-            .map(Self)
-            .ok_or_else(|| de::Error::custom("a signature is 128 lower-case hexadecimal digits"))
-    }
-}
-
 /// The contents of `package.sig`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -270,9 +158,14 @@ impl PackageSignature {
         self.key
     }
 
+    /// Sign a package.
+    pub fn sign(key: &SigningKey, package: &Digest) -> Self {
+        Self { key: key.public(), signature: key.sign(Purpose::PACKAGE, package) }
+    }
+
     /// The one text of this signature.
     pub fn to_text(&self) -> String {
-        format!("key = \"{}\"\nsignature = \"{}\"\n", self.key, hex::encode(self.signature.0))
+        format!("key = \"{}\"\nsignature = \"{}\"\n", self.key, self.signature.to_hex())
     }
 
     /// Read the text of a signature.
@@ -297,10 +190,9 @@ impl PackageSignature {
     /// # Errors
     /// It did not, or the key is one that signs anything.
     pub fn verify(&self, package: &Digest) -> Result<(), String> {
-        VerifyingKey::from_bytes(&self.key.0)
-            .and_then(|key| {
-                key.verify_strict(&message(package), &ed25519_dalek::Signature::from_bytes(&self.signature.0))
-            })
-            .map_err(|_| format!("the signature by {} does not fit package.toml", self.key))
+        match self.key.signed(Purpose::PACKAGE, package, &self.signature) {
+            true => Ok(()),
+            false => Err(format!("the signature by {} does not fit package.toml", self.key)),
+        }
     }
 }

@@ -12,8 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ostrakon_protocol::Digest;
+
 use crate::{
-    digest::Digest,
     error::{PackageError, quote},
     files,
     home::Home,

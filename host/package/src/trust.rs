@@ -18,13 +18,14 @@ use std::{
     path::PathBuf,
 };
 
+use ostrakon_protocol::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{PackageError, toml_fault},
     home::Home,
     names::check_text,
-    signature::{KeyError, PublicKey, SigningKey},
+    signature::{KeyError, load_key},
 };
 
 /// Largest trust file.
@@ -136,7 +137,7 @@ impl TrustPolicy {
             Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(TrustError::Io { file: path, source }),
         };
-        if let Some(own) = SigningKey::load(home)? {
+        if let Some(own) = load_key(home)? {
             trusted.push(Trusted { name: OWN.to_owned(), key: own.public() });
         }
         Ok(Self { trusted, allow_unsigned: false, allow_unknown: false })

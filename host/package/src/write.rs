@@ -16,14 +16,14 @@ use std::{
 
 use ostrakon_exact::Layer;
 use ostrakon_nn::LayerSource;
+use ostrakon_protocol::{Context, Digest, SigningKey};
 
 use crate::{
-    digest::Digest,
     error::PackageError,
     manifest::{self, Block, ComponentEntry, FileEntry, Manifest, Shard},
     model::{ImportedBlock, ImportedModel, NamedComponent, PartType},
     package::Package,
-    signature::{self, SigningKey},
+    signature::{self, PackageSignature},
     trust::TrustPolicy,
     weights,
 };
@@ -170,8 +170,8 @@ fn make_directories(directory: &Path) -> Result<(), PackageError> {
 fn write_manifest(manifest: &Manifest, directory: &Path, signer: &SigningKey) -> Result<Digest, PackageError> {
     let text = manifest.to_text().map_err(PackageError::Model)?;
     write_file(directory, manifest::FILE, text.as_bytes())?;
-    let digest = Digest::of_package(text.as_bytes());
-    write_file(directory, signature::FILE, signer.sign(&digest).to_text().as_bytes())?;
+    let digest = Digest::of(Context::PACKAGE, text.as_bytes());
+    write_file(directory, signature::FILE, PackageSignature::sign(signer, &digest).to_text().as_bytes())?;
     Ok(digest)
 }
 

@@ -6,7 +6,8 @@ mod sample;
 use std::fs;
 
 use ostrakon_package::{
-    Package, PackageError, SignatureState, SigningKey, TrustPolicy, signature_state,
+    Package, PackageError, SignatureState, SigningKey, TrustPolicy,
+    signature::PackageSignature, signature_state,
     weights::{WeightsError, WeightsFault},
 };
 use sample::{Sample, key, policy, sample};
@@ -140,7 +141,7 @@ fn signers_are_told_apart() {
     assert!(matches!(Package::open(&sample.path, &unsigned), Err(PackageError::UnknownSigner { .. })));
 
     // A good signature of another package.
-    let other = key().sign(&ostrakon_package::Digest::of_package(b"another")).to_text();
+    let other = PackageSignature::sign(&key(), &ostrakon_package::Digest::of(ostrakon_package::Context::PACKAGE, b"another")).to_text();
     fs::write(sample.path.join("package.sig"), other).unwrap();
     let anything = TrustPolicy { allow_unknown: true, allow_unsigned: true, ..policy() };
     for policy in [policy(), anything.clone()] {
@@ -148,7 +149,7 @@ fn signers_are_told_apart() {
         assert!(matches!(signature_state(&sample.path, &policy), Ok(SignatureState::Failed(_))));
     }
     // The right signature under another name.
-    let text = key().sign(&sample.digest).to_text();
+    let text = PackageSignature::sign(&key(), &sample.digest).to_text();
     let forged = text.replace(&key().public().to_string(), &SigningKey::from_seed(&[9; 32]).public().to_string());
     fs::write(sample.path.join("package.sig"), forged).unwrap();
     assert!(matches!(Package::open(&sample.path, &anything), Err(PackageError::SignatureFailed { .. })));

@@ -6,8 +6,8 @@ mod sample;
 use std::{ffi::OsStr, fs, path::Path};
 
 use ostrakon_package::{
-    Digest, Home, KeyError, Package, PackageError, SigningKey, Store, StoreError, TrustError, TrustPolicy,
-    write_package,
+    Digest, Home, KeyError, Package, PackageError, Store, StoreError, TrustError, TrustPolicy, load_key,
+    load_or_create_key, write_package,
 };
 use sample::{components, key, model, policy, sample};
 
@@ -101,10 +101,10 @@ fn a_damaged_blob_is_replaced_when_its_package_is_added() {
 fn the_key_is_made_once_and_trusted() {
     let directory = tempfile::tempdir().unwrap();
     let home = Home::under(directory.path());
-    assert!(SigningKey::load(&home).unwrap().is_none());
+    assert!(load_key(&home).unwrap().is_none());
     assert_eq!(TrustPolicy::load(&home).unwrap(), TrustPolicy::default());
-    let first = SigningKey::load_or_create(&home).unwrap();
-    assert_eq!(SigningKey::load_or_create(&home).unwrap().public(), first.public());
+    let first = load_or_create_key(&home).unwrap();
+    assert_eq!(load_or_create_key(&home).unwrap().public(), first.public());
     assert_eq!(TrustPolicy::load(&home).unwrap().name_of(&first.public()), Some("you"));
     assert!(
         !format!("{first:?}")
@@ -126,7 +126,7 @@ fn keys_made_at_once_are_one_key() {
     let home = Home::under(directory.path());
     let keys: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| SigningKey::load_or_create(&home).unwrap().public())).collect();
+            (0..8).map(|_| scope.spawn(|| load_or_create_key(&home).unwrap().public())).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert!(keys.iter().all(|k| *k == keys[0]));
@@ -138,15 +138,15 @@ fn a_key_that_others_can_read_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let home = Home::under(directory.path());
-    SigningKey::load_or_create(&home).unwrap();
+    load_or_create_key(&home).unwrap();
     let path = home.signing_key();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(SigningKey::load(&home), Err(KeyError::Exposed { mode: 0o644, .. })));
+    assert!(matches!(load_key(&home), Err(KeyError::Exposed { mode: 0o644, .. })));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     for bad in ["", "ostrakon-ed25519-seed:12", &"x".repeat(4096)] {
         fs::write(&path, bad).unwrap();
-        assert!(matches!(SigningKey::load_or_create(&home), Err(KeyError::Malformed { .. })), "{bad}");
+        assert!(matches!(load_or_create_key(&home), Err(KeyError::Malformed { .. })), "{bad}");
     }
 }

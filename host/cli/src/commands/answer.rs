@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) struct Document<'a> {
     model: &'a str,
     package: String,
-    profile: &'a str,
+    profile: String,
     outputs: Vec<Output<'a>>,
     digest: String,
     fuel: u64,
@@ -70,7 +70,7 @@ impl<'a> Document<'a> {
         Self {
             model: model.name(),
             package: model.digest().to_string(),
-            profile: model.profile(),
+            profile: model.profile().to_string(),
             outputs: outputs.collect(),
             digest: answer.digest.to_string(),
             fuel: answer.fuel,

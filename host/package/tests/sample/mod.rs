@@ -5,8 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use ostrakon_package::{
-    Digest, ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, SigningKey, TrustPolicy,
-    manifest, signature, write_package,
+    Context, Digest, ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, SigningKey, TrustPolicy,
+    manifest,
+    signature::{self, PackageSignature},
+    write_package,
 };
 
 pub(crate) const WIDTH: usize = 8;
@@ -131,7 +133,7 @@ impl Sample {
     /// Put another manifest in place and sign it, as a hostile author whom someone trusts would.
     pub(crate) fn sign_manifest(&self, text: &[u8]) {
         std::fs::write(self.path.join(manifest::FILE), text).unwrap();
-        let signed = key().sign(&Digest::of_package(text)).to_text();
+        let signed = PackageSignature::sign(&key(), &Digest::of(Context::PACKAGE, text)).to_text();
         std::fs::write(self.path.join(signature::FILE), signed).unwrap();
     }
 

@@ -1,0 +1,121 @@
+//! Receipts of runs on this machine.
+//!
+//! # How
+//!
+//! 1. While a request runs, the tensors that cross the borders of blocks are hashed, and so is what goes in
+//!    and comes out. That is all the fast path does for verification.
+//! 2. Afterwards this machine's key signs its leg of each batch (here: all blocks) and the receipt.
+//! 3. The receipt goes into a file together with the request, so that an auditor needs nothing else but the
+//!    package.
+
+use crate::error::{NodeError, file_error};
+use crate::execute::Answer;
+use crate::load::Model;
+use crate::progress::Watcher;
+use ostrakon_nn::{Tensor, TensorType};
+use ostrakon_protocol::{Batch, Digest, Document, Leg, Place, Receipt, Request, SignedReceipt, SigningKey, Step};
+use std::io::Read;
+use std::path::Path;
+use std::{fs, io};
+
+/// What was noted of a run.
+#[derive(Default)]
+pub(crate) struct Borders {
+    pub(crate) batches: Vec<BatchBorders>,
+}
+
+/// What was noted of a batch.
+pub(crate) struct BatchBorders {
+    texts: u32,
+    lengths: Digest,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl BatchBorders {
+    pub(crate) fn new(texts: usize, lengths: &Tensor) -> Self {
+        // A batch's texts were counted by a tensor's dimension.
+        Self { texts: u32::try_from(texts).unwrap_or(u32::MAX), lengths: tensor_digest(lengths), steps: Vec::new() }
+    }
+}
+
+/// Every element type with its number in wasi-nn's enumeration.
+const ELEMENTS: [(TensorType, u8); 7] = [
+    (TensorType::Fp16, 0),
+    (TensorType::Fp32, 1),
+    (TensorType::Fp64, 2),
+    (TensorType::Bf16, 3),
+    (TensorType::U8, 4),
+    (TensorType::I32, 5),
+    (TensorType::I64, 6),
+];
+
+/// The number of an element type in wasi-nn's enumeration.
+pub(crate) fn element_code(ty: TensorType) -> u8 {
+    ELEMENTS.iter().find(|(known, _)| *known == ty).map_or(u8::MAX, |&(_, code)| code)
+}
+
+/// The element type of this number.
+pub(crate) fn element_type(code: u8) -> Option<TensorType> {
+    ELEMENTS.iter().find(|(_, known)| *known == code).map(|&(ty, _)| ty)
+}
+
+/// What stands for a tensor on a receipt.
+pub(crate) fn tensor_digest(tensor: &Tensor) -> Digest {
+    Digest::of_tensor(element_code(tensor.ty()), tensor.dims(), &tensor.bytes())
+}
+
+impl Model {
+    /// As [`Model::run`], with a receipt signed by `key`.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn run_with_receipt(
+        &mut self,
+        texts: &[String],
+        most: Option<usize>,
+        watch: Watcher<'_>,
+        key: &SigningKey,
+    ) -> Result<(Answer, SignedReceipt), NodeError> {
+        let mut borders = Borders::default();
+        let answer = self.run_noting(texts, most, watch, Some(&mut borders))?;
+        let request = Request { package: self.digest(), texts: texts.to_vec() };
+        let receipt = self.receipt(&request, borders, &answer, key);
+        Ok((answer, SignedReceipt::sign(key, receipt, Some(request))))
+    }
+
+    fn receipt(&self, request: &Request, borders: Borders, answer: &Answer, key: &SigningKey) -> Receipt {
+        let (request, package, profile) = (request.digest(), self.digest(), self.profile());
+        let leg = |(batch, borders): (u32, BatchBorders)| {
+            let BatchBorders { texts, lengths, steps } = borders;
+            let place = Place { request, package, profile, batch, lengths };
+            Batch { texts, lengths, legs: vec![Leg::sign(key, &place, self.backend, steps)] }
+        };
+        let batches = (0..).zip(borders.batches).map(leg).collect();
+        let outputs = answer.outputs.iter().map(|output| output.digest).collect();
+        Receipt { request, package, profile, batches, outputs, answer: answer.digest }
+    }
+}
+
+/// Write a document to a file.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write<T: Document>(path: &Path, document: &T) -> Result<(), NodeError> {
+    fs::write(path, ostrakon_protocol::encode(document)).map_err(file_error("write", path))
+}
+
+/// Read a document from a file.
+///
+/// # Errors
+/// The file cannot be read or is not the one encoding of such a document.
+pub fn read<T: Document>(path: &Path) -> Result<T, NodeError> {
+    let bytes = read_at_most(path, T::LIMIT).map_err(file_error("read", path))?;
+    ostrakon_protocol::decode(&bytes).map_err(|source| NodeError::Document { path: path.display().to_string(), source })
+}
+
+/// One byte more than the limit at most: whoever decodes it says that it is too large.
+fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

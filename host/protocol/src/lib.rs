@@ -1,0 +1,35 @@
+//! Requests, receipts, transcripts, traces and disputes: plain data, one encoding, signatures.
+//!
+//! # Why
+//!
+//! Machines that do not trust each other need to mean the same by the same bytes. What is signed, hashed
+//! or sent is defined here once, apart from the programs that make and judge it.
+//!
+//! # How
+//!
+//! 1. [`digest`] and [`key`]: BLAKE3 in contexts, ed25519 for purposes; nothing of one kind passes for
+//!    another.
+//! 2. [`encoding`]: deterministic CBOR; exactly one encoding for a value, bounded before it is decoded.
+//! 3. [`request`] and [`receipt`]: what was asked, and what each node answers for.
+//! 4. [`transcript`]: the integer products of blocks, for an audit that checks instead of computing.
+//! 5. [`trace`] and [`dispute`]: the digests of a block's operations, and how two nodes that disagree are
+//!    led to the first operation that differs.
+//! 6. [`quorum`]: commit, then reveal, so that nobody votes by copying.
+
+pub mod digest;
+pub mod dispute;
+pub mod encoding;
+pub mod key;
+pub mod quorum;
+pub mod receipt;
+pub mod request;
+pub mod trace;
+pub mod transcript;
+
+pub use digest::{Context, Digest};
+pub use encoding::{DecodeError, Document, decode, encode};
+pub use key::{PublicKey, Purpose, Signature, SigningKey};
+pub use receipt::{Batch, Leg, Place, Receipt, SignedReceipt, Step};
+pub use request::Request;
+pub use trace::{Operation, Trace};
+pub use transcript::{BlockContent, BlockRange, BlockTranscript, Transcript, TranscriptError};
