@@ -17,7 +17,7 @@
 
 use crate::profile::FEATURES;
 use crate::survey::Survey;
-use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, TENSOR, WEIGHTS};
+use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, TENSOR, VERIFICATION, WEIGHTS};
 use wasmparser::{Validator, WasmFeatures};
 
 /// Largest component, in bytes.
@@ -62,6 +62,7 @@ pub(crate) mod interface {
     pub(crate) const EXACT: &str = "ostrakon:plugin/exact@0.1.0";
     pub(crate) const WEIGHTS: &str = "ostrakon:plugin/weights@0.1.0";
     pub(crate) const BLOCK: &str = "ostrakon:plugin/block@0.1.0";
+    pub(crate) const VERIFICATION: &str = "ostrakon:plugin/verification@0.1.0";
 }
 
 /// What a component may import and must export.
@@ -71,14 +72,20 @@ pub enum World {
     ModelBlock,
     /// A block composed with `exact-reference`: it reads weights and does all arithmetic itself.
     ReferenceBlock,
+    /// Says what follows from the evidence of an audit. It reaches nothing.
+    Verifier,
 }
 
 impl World {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ModelBlock, Self::ReferenceBlock, Self::Verifier];
+
     /// Its name in `wit/plugin.wit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ModelBlock => "model-block",
             Self::ReferenceBlock => "reference-block",
+            Self::Verifier => "verifier",
         }
     }
 
@@ -87,6 +94,7 @@ impl World {
         match self {
             Self::ModelBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH, EXACT],
             Self::ReferenceBlock => &[WEIGHTS],
+            Self::Verifier => &[],
         }
     }
 
@@ -95,12 +103,13 @@ impl World {
         match self {
             Self::ModelBlock => &[BLOCK],
             Self::ReferenceBlock => &[TENSOR, BLOCK],
+            Self::Verifier => &[VERIFICATION],
         }
     }
 
     /// The world that a component with these imports and exports belongs to.
     pub fn of(survey: &Survey) -> Option<Self> {
-        [Self::ModelBlock, Self::ReferenceBlock]
+        Self::ALL
             .into_iter()
             .find(|&world| check_imports(survey, world).is_ok() && check_exports(survey, world).is_ok())
     }
@@ -131,7 +140,7 @@ pub enum AdmissionError {
         limit: u64,
     },
     /// It wants something that its world does not offer.
-    #[error("the component imports `{name}`, which the world `{world}` does not offer: there are {}", offered(.world))]
+    #[error("the component imports `{name}`, which the world `{world}` does not offer: it offers {}", offered(.world))]
     Import {
         /// The import.
         name: String,
@@ -177,10 +186,10 @@ pub enum AdmissionError {
 }
 
 fn offered(world: &str) -> String {
-    [World::ModelBlock, World::ReferenceBlock]
-        .into_iter()
-        .find(|w| w.name() == world)
-        .map_or_else(String::new, |w| w.imports().join(", "))
+    match World::ALL.into_iter().find(|w| w.name() == world).map_or(&[][..], World::imports) {
+        [] => "nothing".to_owned(),
+        imports => imports.join(", "),
+    }
 }
 
 /// Judge a component. Its survey is for those who want to show what is inside.

@@ -112,6 +112,14 @@ pub enum HostFault {
     /// The instance ended with a trap or a host fault before.
     #[error("this instance is spent, an earlier call ended with: {0}. Make a new instance")]
     Spent(String),
+    /// The caller took a component for what it is not.
+    #[error("the component is of the world `{world}` and cannot be called as {wanted}")]
+    WrongWorld {
+        /// What the caller wanted.
+        wanted: &'static str,
+        /// The world it was admitted to.
+        world: &'static str,
+    },
     /// The caller used a session that was never opened or is closed.
     #[error("session {0} is not open in this instance")]
     NoSession(u32),

@@ -1,21 +1,21 @@
-//! An instance: a component at work, with the sessions it has open.
+//! An instance: a block's component at work, with the sessions it has open.
 //!
 //! The caller deals in `ostrakon_nn::Tensor` whichever world the component is of. A model block gets a
 //! handle of the host's tensor; a reference block has tensors of its own, so its constructor is called
 //! with the bytes, and the result read back.
 
-use crate::error::{CallError, Failure, HostFault, Trap, bounded, classify};
+use crate::error::{CallError, Failure, HostFault, Trap, bounded};
+use crate::guest::{self, Failed, Guest};
 use crate::imports::wasi_nn::ElementType;
-use crate::limits::{Limits, Ticker};
-use crate::plugin::Exports;
-use crate::runtime::Shared;
+use crate::limits::Limits;
+use crate::plugin::BlockExports;
 use crate::state::{State, TensorEntry};
 use ostrakon_nn::{NnError, Tensor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use wasmtime::StoreContextMut;
 use wasmtime::component::{self, ComponentType, Lift, Lower, Resource, ResourceAny, TypedFunc};
-use wasmtime::{Store, StoreContextMut};
 
 /// Sessions that an instance may have open at a time.
 const MAX_SESSIONS: usize = 1024;
@@ -82,57 +82,44 @@ struct GuestTensors {
     data: TypedFunc<(ResourceAny,), (Vec<u8>,)>,
 }
 
-/// A component at work.
+/// A block's component at work.
 pub struct Instance {
-    shared: Arc<Shared>,
-    store: Store<State>,
+    guest: Guest<State>,
     open: Open,
     tensors: Arc<Tensors>,
     sessions: BTreeMap<SessionId, ResourceAny>,
     next: u32,
-    limits: Limits,
-    spent: Option<String>,
 }
 
-/// What went wrong inside of a call.
-enum Failed {
-    Guest(BlockFailure),
-    Engine(wasmtime::Error),
-    Output(Trap),
-    Input(NnError),
-}
-
-impl From<wasmtime::Error> for Failed {
-    fn from(error: wasmtime::Error) -> Self {
-        Self::Engine(error)
+impl From<BlockFailure> for Failed {
+    fn from(failure: BlockFailure) -> Self {
+        Self::Guest(failure.into())
     }
 }
 
 impl Instance {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        mut store: Store<State>,
+        mut guest: Guest<State>,
         instance: &component::Instance,
-        exports: &Exports,
-        limits: Limits,
+        exports: &BlockExports,
     ) -> Result<Self, CallError> {
         // Admission has compared the types; what is left is which resource a handle is of.
-        let wrong = |error: wasmtime::Error| CallError::from(HostFault::Engine(bounded(&error.to_string())));
-        let open = instance.get_typed_func(&mut store, exports.open).map_err(wrong)?;
+        let store = &mut guest.store;
+        let wrong = |error: wasmtime::Error| guest::engine(&error);
+        let open = instance.get_typed_func(&mut *store, exports.open).map_err(wrong)?;
         let tensors = match &exports.tensor {
-            None => Tensors::Host { forward: instance.get_typed_func(&mut store, exports.forward).map_err(wrong)? },
+            None => Tensors::Host { forward: instance.get_typed_func(&mut *store, exports.forward).map_err(wrong)? },
             Some(tensor) => Tensors::Guest {
-                forward: instance.get_typed_func(&mut store, exports.forward).map_err(wrong)?,
+                forward: instance.get_typed_func(&mut *store, exports.forward).map_err(wrong)?,
                 functions: GuestTensors {
-                    constructor: instance.get_typed_func(&mut store, tensor.constructor).map_err(wrong)?,
-                    dimensions: instance.get_typed_func(&mut store, tensor.dimensions).map_err(wrong)?,
-                    ty: instance.get_typed_func(&mut store, tensor.ty).map_err(wrong)?,
-                    data: instance.get_typed_func(&mut store, tensor.data).map_err(wrong)?,
+                    constructor: instance.get_typed_func(&mut *store, tensor.constructor).map_err(wrong)?,
+                    dimensions: instance.get_typed_func(&mut *store, tensor.dimensions).map_err(wrong)?,
+                    ty: instance.get_typed_func(&mut *store, tensor.ty).map_err(wrong)?,
+                    data: instance.get_typed_func(&mut *store, tensor.data).map_err(wrong)?,
                 },
             },
         };
-        let tensors = Arc::new(tensors);
-        Ok(Self { shared, store, open, tensors, sessions: BTreeMap::new(), next: 0, limits, spent: None })
+        Ok(Self { guest, open, tensors: Arc::new(tensors), sessions: BTreeMap::new(), next: 0 })
     }
 
     /// Open the block called `name` with the settings of the manifest.
@@ -140,13 +127,13 @@ impl Instance {
     /// # Errors
     /// The component refuses, traps or is stopped; too many sessions are open.
     pub fn open(&mut self, name: &str, settings: &[(String, String)]) -> Result<SessionId, CallError> {
-        self.ready()?;
+        self.guest.ready()?;
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(HostFault::TooManySessions { limit: MAX_SESSIONS }.into());
         }
         let arguments = (name.to_owned(), settings.to_vec());
         let open = self.open;
-        let (session, _) = self.call(|mut store| open.call(&mut store, arguments)?.0.map_err(Failed::Guest))?;
+        let (session, _) = self.guest.call(|mut store| Ok(open.call(&mut store, arguments)?.0?))?;
         let id = SessionId(self.next);
         self.next = self.next.wrapping_add(1);
         self.sessions.insert(id, session);
@@ -159,10 +146,10 @@ impl Instance {
     /// The component refuses, traps or is stopped; the session is not open; the input does not fit into
     /// the instance's quotas.
     pub fn forward(&mut self, session: SessionId, input: Tensor, lengths: &Tensor) -> Result<Forward, CallError> {
-        self.ready()?;
+        self.guest.ready()?;
         let session = *self.sessions.get(&session).ok_or(HostFault::NoSession(session.0))?;
         let tensors = Arc::clone(&self.tensors);
-        let (output, fuel) = self.call(|store| match &*tensors {
+        let (output, fuel) = self.guest.call(|store| match &*tensors {
             Tensors::Host { forward } => forward_host(store, forward, session, input, lengths),
             Tensors::Guest { forward, functions } => functions.forward(store, forward, session, &input, lengths),
         })?;
@@ -174,52 +161,19 @@ impl Instance {
     /// # Errors
     /// The session is not open; the component traps or is stopped while it cleans up.
     pub fn close(&mut self, session: SessionId) -> Result<(), CallError> {
-        self.ready()?;
+        self.guest.ready()?;
         let resource = self.sessions.remove(&session).ok_or(HostFault::NoSession(session.0))?;
-        self.call(|mut store| Ok(resource.resource_drop(&mut store)?)).map(|_| ())
+        self.guest.call(|mut store| Ok(resource.resource_drop(&mut store)?)).map(|_| ())
     }
 
     /// Whether a trap or a fault has ended it.
     pub fn is_spent(&self) -> bool {
-        self.spent.is_some()
+        self.guest.is_spent()
     }
 
     /// What it may use.
     pub const fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn ready(&self) -> Result<(), CallError> {
-        match &self.spent {
-            Some(reason) => Err(HostFault::Spent(reason.clone()).into()),
-            None => Ok(()),
-        }
-    }
-
-    /// One call under all limits: the result and the fuel it took.
-    fn call<T>(
-        &mut self,
-        run: impl FnOnce(StoreContextMut<'_, State>) -> Result<T, Failed>,
-    ) -> Result<(T, u64), CallError> {
-        let budget = self.limits.fuel;
-        let metered = self.store.set_fuel(budget).map_err(Failed::Engine).and_then(|()| {
-            self.store.set_epoch_deadline(Ticker::ticks(self.limits.wall_time));
-            let _running = self.shared.ticker.call();
-            let result = run(wasmtime::AsContextMut::as_context_mut(&mut self.store))?;
-            Ok((result, budget.saturating_sub(self.store.get_fuel()?)))
-        });
-        metered.map_err(|failed| {
-            let error = match failed {
-                // The component said so itself and is still sound.
-                Failed::Guest(failure) => return Failure::from(failure).into(),
-                // The component was not even called.
-                Failed::Input(error) => return HostFault::Quota(error.to_string()).into(),
-                Failed::Engine(error) => classify(&error, self.limits.bounds()),
-                Failed::Output(trap) => trap.into(),
-            };
-            self.spent = Some(error.to_string());
-            error
-        })
+        self.guest.limits()
     }
 }
 
@@ -242,7 +196,7 @@ fn forward_host(
     let lent = Resource::new_borrow(lengths.rep());
     let (result,) = forward.call(&mut store, (session, input, lent))?;
     store.data_mut().take(lengths)?;
-    let output = store.data_mut().take(result.map_err(Failed::Guest)?)?;
+    let output = store.data_mut().take(result?)?;
     Ok(output.tensor.uncharged())
 }
 
@@ -259,7 +213,7 @@ impl GuestTensors {
         let lengths = self.make(&mut store, lengths)?;
         let (result,) = forward.call(&mut store, (session, input, lengths))?;
         lengths.resource_drop(&mut store)?;
-        let output = result.map_err(Failed::Guest)?;
+        let output = result?;
         let tensor = self.read(&mut store, output)?;
         output.resource_drop(&mut store)?;
         // What the component calls a tensor is its own affair until it is validated here.

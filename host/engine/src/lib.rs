@@ -11,20 +11,22 @@
 //! 2. [`admission`]: checks on the bytes, before anything is compiled.
 //! 3. [`cache`]: compiled code kept between processes, so that nobody can slip in code of their own.
 //! 4. [`runtime`] and [`plugin`]: compile and link once; an instance is then made in microseconds.
-//! 5. [`instance`]: typed calls of `ostrakon:plugin/block`, with fuel counted for each.
+//! 5. [`instance`] and [`verification`]: typed calls of `ostrakon:plugin/block` and of
+//!    `ostrakon:plugin/verification`, with fuel counted for each.
 //! 6. [`imports`]: what a component may call, linked by hand so that each call is charged by [`cost`].
 //! 7. [`limits`] stop what goes on too long or grows too large; [`error`] keeps apart whose doing it was.
 //!
 //! # Threads
 //!
 //! Everything is synchronous: a call runs on the caller's thread until it ends or is stopped. A
-//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`] belongs to one thread at a time. Threads that
+//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`] or a [`Verifier`] belongs to one thread at a time. Threads that
 //! call need 2 MiB of stack, Rust's default.
 
 pub mod admission;
 pub mod cache;
 mod cost;
 pub mod error;
+mod guest;
 mod imports;
 pub mod instance;
 pub mod limits;
@@ -34,6 +36,7 @@ pub mod runtime;
 mod signature;
 mod state;
 pub mod survey;
+pub mod verification;
 
 pub use admission::{AdmissionError, World};
 pub use cache::{CacheDir, CacheError};
@@ -44,3 +47,4 @@ pub use plugin::Plugin;
 pub use profile::{Compiler, DeterminismProfile};
 pub use runtime::{Runtime, RuntimeError};
 pub use survey::Survey;
+pub use verification::Verifier;

@@ -1,15 +1,16 @@
 //! A plugin: a component that was admitted, compiled and linked. Instances are made from it.
 
 use crate::admission::{AdmissionError, World, interface};
-use crate::error::{CallError, HostFault, bounded, classify_instantiation};
+use crate::error::{CallError, HostFault, bounded};
+use crate::guest::Guest;
 use crate::instance::Instance;
-use crate::limits::{Limits, Ticker};
+use crate::limits::{Limiter, Limits};
 use crate::runtime::Shared;
 use crate::signature;
 use crate::state::State;
+use crate::verification::Verifier;
 use ostrakon_nn::Host;
 use std::sync::Arc;
-use wasmtime::Store;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
 /// Cloning shares the compiled code.
@@ -18,12 +19,18 @@ pub struct Plugin {
     shared: Arc<Shared>,
     world: World,
     digest: blake3::Hash,
-    linked: InstancePre<State>,
-    exports: Arc<Exports>,
+    linked: Linked,
 }
 
-/// Where the functions that the host calls are, looked up once.
-pub(crate) struct Exports {
+/// Linked by world: what it imports is there, and the functions that the host calls are found.
+#[derive(Clone)]
+enum Linked {
+    Block { component: InstancePre<State>, exports: Arc<BlockExports> },
+    Verifier { component: InstancePre<Limiter>, verify: ComponentExportIndex },
+}
+
+/// Where the functions of a block are, looked up once.
+pub(crate) struct BlockExports {
     pub(crate) open: ComponentExportIndex,
     pub(crate) forward: ComponentExportIndex,
     /// Only of a component that brings its own tensors.
@@ -37,37 +44,61 @@ pub(crate) struct TensorExports {
     pub(crate) data: ComponentExportIndex,
 }
 
+/// Finds a component's functions, and says what does not fit its world.
+struct Fitting<'a> {
+    component: &'a Component,
+    world: World,
+}
+
+impl Fitting<'_> {
+    fn misfit(&self, reason: String) -> AdmissionError {
+        AdmissionError::Types { world: self.world.name(), reason }
+    }
+
+    fn link<S: 'static>(&self, linker: &Linker<S>) -> Result<InstancePre<S>, AdmissionError> {
+        signature::check_imports(self.component).map_err(|reason| self.misfit(reason))?;
+        linker.instantiate_pre(self.component).map_err(|error| self.misfit(bounded(&format!("{error:#}"))))
+    }
+
+    fn find(&self, interface: &str, function: &str) -> Result<ComponentExportIndex, AdmissionError> {
+        signature::find(self.component, interface, function).map_err(|reason| self.misfit(reason))
+    }
+
+    fn block(&self, linker: &Linker<State>, tensor: Option<TensorExports>) -> Result<Linked, AdmissionError> {
+        let component = self.link(linker)?;
+        let open = self.find(interface::BLOCK, "[static]session.open")?;
+        let forward = self.find(interface::BLOCK, "[method]session.forward")?;
+        Ok(Linked::Block { component, exports: Arc::new(BlockExports { open, forward, tensor }) })
+    }
+
+    fn tensor(&self) -> Result<TensorExports, AdmissionError> {
+        Ok(TensorExports {
+            constructor: self.find(interface::TENSOR, "[constructor]tensor")?,
+            dimensions: self.find(interface::TENSOR, "[method]tensor.dimensions")?,
+            ty: self.find(interface::TENSOR, "[method]tensor.ty")?,
+            data: self.find(interface::TENSOR, "[method]tensor.data")?,
+        })
+    }
+}
+
 impl Plugin {
     pub(crate) fn link(
         shared: Arc<Shared>,
         world: World,
         digest: blake3::Hash,
-        linker: &Linker<State>,
         component: &Component,
     ) -> Result<Self, AdmissionError> {
-        signature::check_imports(component).map_err(|reason| AdmissionError::Types { world: world.name(), reason })?;
-        let linked = linker
-            .instantiate_pre(component)
-            .map_err(|error| AdmissionError::Types { world: world.name(), reason: bounded(&format!("{error:#}")) })?;
-        let find = |interface: &str, function: &str| {
-            signature::find(component, interface, function)
-                .map_err(|reason| AdmissionError::Types { world: world.name(), reason })
+        let fitting = Fitting { component, world };
+        let linkers = &shared.linkers;
+        let linked = match world {
+            World::ModelBlock => fitting.block(&linkers.model_block, None)?,
+            World::ReferenceBlock => fitting.block(&linkers.reference_block, Some(fitting.tensor()?))?,
+            World::Verifier => Linked::Verifier {
+                component: fitting.link(&linkers.verifier)?,
+                verify: fitting.find(interface::VERIFICATION, "verify")?,
+            },
         };
-        let tensor = match world {
-            World::ModelBlock => None,
-            World::ReferenceBlock => Some(TensorExports {
-                constructor: find(interface::TENSOR, "[constructor]tensor")?,
-                dimensions: find(interface::TENSOR, "[method]tensor.dimensions")?,
-                ty: find(interface::TENSOR, "[method]tensor.ty")?,
-                data: find(interface::TENSOR, "[method]tensor.data")?,
-            }),
-        };
-        let exports = Exports {
-            open: find(interface::BLOCK, "[static]session.open")?,
-            forward: find(interface::BLOCK, "[method]session.forward")?,
-            tensor,
-        };
-        Ok(Self { shared, world, digest, linked, exports: Arc::new(exports) })
+        Ok(Self { shared, world, digest, linked })
     }
 
     /// The world it was admitted to.
@@ -80,26 +111,39 @@ impl Plugin {
         self.digest
     }
 
-    /// A fresh instance, with nothing shared with any other but the host's prepared layers.
+    /// A fresh instance of a block, with nothing shared with any other but the host's prepared layers.
     ///
     /// `limits` holds for each of its calls and for this one, but never exceeds the runtime's own.
     ///
     /// # Errors
-    /// The component traps or is stopped while it starts, or this machine cannot give it its memory.
+    /// The component is not a block; it traps or is stopped while it starts, or this machine cannot give
+    /// it its memory.
     pub fn instantiate(&self, host: Arc<Host>, limits: Limits) -> Result<Instance, CallError> {
+        let Linked::Block { component, exports } = &self.linked else {
+            return Err(self.no("a block"));
+        };
         let limits = limits.within(self.shared.limits);
-        let bounds = limits.bounds();
-        let engine = |error: wasmtime::Error| CallError::from(HostFault::Engine(bounded(&error.to_string())));
-        let mut store = Store::new(&self.shared.engine, State::new(host, &limits));
-        store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(limits.transfer_bytes);
-        store.set_max_component_handles(limits.component_handles);
-        store.set_fuel(limits.fuel).map_err(engine)?;
-        store.set_epoch_deadline(Ticker::ticks(limits.wall_time));
-        let running = self.shared.ticker.call();
-        let instance = self.linked.instantiate(&mut store).map_err(|error| classify_instantiation(&error, bounds))?;
-        drop(running);
-        Instance::new(Arc::clone(&self.shared), store, &instance, &self.exports, limits)
+        let (guest, instance) = Guest::start(&self.shared, component, State::new(host, &limits), limits)?;
+        Instance::new(guest, &instance, exports)
+    }
+
+    /// A fresh instance of a verifier. It needs no host: it can reach nothing.
+    ///
+    /// `limits` as for [`Plugin::instantiate`].
+    ///
+    /// # Errors
+    /// The component is not a verifier; otherwise as [`Plugin::instantiate`].
+    pub fn verifier(&self, limits: Limits) -> Result<Verifier, CallError> {
+        let Linked::Verifier { component, verify } = &self.linked else {
+            return Err(self.no("a verifier"));
+        };
+        let limits = limits.within(self.shared.limits);
+        let (guest, instance) = Guest::start(&self.shared, component, Limiter::new(&limits), limits)?;
+        Verifier::new(guest, &instance, *verify)
+    }
+
+    fn no(&self, wanted: &'static str) -> CallError {
+        HostFault::WrongWorld { wanted, world: self.world.name() }.into()
     }
 }
 

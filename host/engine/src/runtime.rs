@@ -4,7 +4,7 @@ use crate::admission::{self, AdmissionError, World};
 use crate::cache::{CacheDir, EntryName};
 use crate::error::bounded;
 use crate::imports;
-use crate::limits::{Limits, Ticker};
+use crate::limits::{Limiter, Limits, Ticker};
 use crate::plugin::Plugin;
 use crate::profile::{Compiler, DeterminismProfile};
 use crate::state::State;
@@ -33,9 +33,15 @@ pub(crate) struct Shared {
     pub(crate) ticker: Ticker,
     pub(crate) limits: Limits,
     profile: DeterminismProfile,
-    model_block: Linker<State>,
-    reference_block: Linker<State>,
+    pub(crate) linkers: Linkers,
     cache: Option<CacheDir>,
+}
+
+/// What components may import, by world.
+pub(crate) struct Linkers {
+    pub(crate) model_block: Linker<State>,
+    pub(crate) reference_block: Linker<State>,
+    pub(crate) verifier: Linker<Limiter>,
 }
 
 impl Runtime {
@@ -48,9 +54,12 @@ impl Runtime {
         let profile = DeterminismProfile::new(compiler);
         let engine = Engine::new(&profile.config().map_err(failed)?).map_err(failed)?;
         let ticker = Ticker::start(&engine).map_err(RuntimeError::Ticker)?;
-        let model_block = imports::linker(&engine, World::ModelBlock).map_err(failed)?;
-        let reference_block = imports::linker(&engine, World::ReferenceBlock).map_err(failed)?;
-        Ok(Self(Arc::new(Shared { engine, ticker, limits, profile, model_block, reference_block, cache })))
+        let linkers = Linkers {
+            model_block: imports::of_a_model_block(&engine).map_err(failed)?,
+            reference_block: imports::of_a_reference_block(&engine).map_err(failed)?,
+            verifier: imports::none(&engine),
+        };
+        Ok(Self(Arc::new(Shared { engine, ticker, limits, profile, linkers, cache })))
     }
 
     /// Its profile.
@@ -65,11 +74,7 @@ impl Runtime {
     pub fn admit(&self, bytes: &[u8], world: World) -> Result<Plugin, AdmissionError> {
         admission::check(bytes, world)?;
         let component = self.compiled(bytes)?;
-        let linker = match world {
-            World::ModelBlock => &self.0.model_block,
-            World::ReferenceBlock => &self.0.reference_block,
-        };
-        Plugin::link(Arc::clone(&self.0), world, blake3::hash(bytes), linker, &component)
+        Plugin::link(Arc::clone(&self.0), world, blake3::hash(bytes), &component)
     }
 
     fn compiled(&self, bytes: &[u8]) -> Result<Component, AdmissionError> {

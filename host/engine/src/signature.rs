@@ -34,14 +34,22 @@ pub(crate) fn check_imports(component: &Component) -> Result<(), String> {
 }
 
 fn compare(interface: &str, function: &str, ty: &ComponentFunc) -> Result<(), String> {
-    let parameters: Vec<String> = ty.params().map(|(_, ty)| notation(&ty, 0)).collect();
-    let results: Vec<String> = ty.results().map(|ty| notation(&ty, 0)).collect();
-    let found = format!("({}) -> ({})", parameters.join(", "), results.join(", "));
+    let mut notation = Notation::default();
+    notation.list("(", ")", ty.params(), |notation, (_, ty)| notation.ty(&ty, 0));
+    notation.list(" -> (", ")", ty.results(), |notation, ty| notation.ty(&ty, 0));
+    let found = notation.text;
     match expected(function) {
         Some(wanted) if wanted == found => Ok(()),
         Some(wanted) => Err(format!("`{interface}` has `{function}` as {found}, the world says {wanted}")),
         None => Err(format!("`{interface}` has no function `{function}` in this world")),
     }
+}
+
+/// `verification.digest`.
+macro_rules! digest {
+    () => {
+        "record{a: u64, b: u64, c: u64, d: u64}"
+    };
 }
 
 const OPEN: &str = "(string, list<tuple<string, string>>) -> \
@@ -59,6 +67,38 @@ const TWO: &str = "(borrow, borrow) -> (result<own, variant{invalid-argument(str
 const ATTENTION: &str = "(borrow, borrow, u32) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
 const READ: &str = "(string) -> (result<record{kind: string, activation: string, \
     parts: list<record{name: string, dimensions: list<u32>, data: list<u8>}>}, string>)";
+const VERIFY: &str = concat!(
+    "(record{issuer: string, steps: list<record{batch: u32, block: string, component: ",
+    digest!(),
+    ", node: string, input: ",
+    digest!(),
+    ", output: ",
+    digest!(),
+    ", fuel: u64}>, lengths: list<",
+    digest!(),
+    ">, outputs: list<",
+    digest!(),
+    ">, answer: ",
+    digest!(),
+    "}, record{missing: list<string>, seals: list<record{subject: string, signer: string, valid: bool, \
+    batch: option<u32>, block: option<string>}>, blocks: list<record{name: string, component: ",
+    digest!(),
+    "}>, inputs: list<option<record{rows: ",
+    digest!(),
+    ", lengths: ",
+    digest!(),
+    "}>>, steps: list<variant{not-looked-at, computed(record{output: ",
+    digest!(),
+    ", fuel: option<u64>}), checked(record{products: list<record{operation: string, left: list<u32>, \
+    right: list<u32>, wrong: option<record{row: u32, column: u32, claimed: s64, exact: s64}>}>, output: option<",
+    digest!(),
+    ">, fuel: option<u64>}), unavailable(string)}>, outputs: option<list<",
+    digest!(),
+    ">>, answer: ",
+    digest!(),
+    "}) -> (variant{accept(record{looked-at: u32, steps: u32}), reject(record{node: string, batch: option<u32>, \
+    block: option<string>, operation: option<string>, reason: string}), indeterminate(list<string>)})"
+);
 
 fn expected(function: &str) -> Option<&'static str> {
     Some(match function {
@@ -79,39 +119,100 @@ fn expected(function: &str) -> Option<&'static str> {
         "add" | "mean-pool" | "first-pool" => TWO,
         "attention" => ATTENTION,
         "read" => READ,
+        "verify" => VERIFY,
         _ => return None,
     })
 }
 
-/// Types nest no deeper than this in any world.
-const MAX_DEPTH: usize = 6;
+/// Longest notation, in bytes: longer than any in a world. Each part of a type adds at least one, so that
+/// this bounds the work too, whatever a component declares.
+const MAX_LENGTH: usize = 4096;
 
-/// A type, as far as the worlds use them. Which resource a handle is of is the engine's to check.
-fn notation(ty: &Type, depth: usize) -> String {
-    let inner = |ty: Type| if depth < MAX_DEPTH { notation(&ty, depth + 1) } else { "...".to_owned() };
-    match ty {
-        Type::U8 => "u8".to_owned(),
-        Type::U32 => "u32".to_owned(),
-        Type::String => "string".to_owned(),
-        Type::Own(_) => "own".to_owned(),
-        Type::Borrow(_) => "borrow".to_owned(),
-        Type::List(list) => format!("list<{}>", inner(list.ty())),
-        Type::Tuple(tuple) => format!("tuple<{}>", tuple.types().take(8).map(inner).collect::<Vec<_>>().join(", ")),
-        Type::Enum(names) => format!("enum{{{}}}", names.names().take(16).collect::<Vec<_>>().join(", ")),
-        Type::Record(record) => {
-            let fields = record.fields().take(8).map(|field| format!("{}: {}", field.name, inner(field.ty)));
-            format!("record{{{}}}", fields.collect::<Vec<_>>().join(", "))
+/// Types nest no deeper than this in any world.
+const MAX_DEPTH: usize = 12;
+
+/// Stands for what is too long or too deep; in no notation of ours.
+const CUT: &str = "...";
+
+/// Types, as far as the worlds use them. Which resource a handle is of is the engine's to check.
+#[derive(Default)]
+struct Notation {
+    text: String,
+    full: bool,
+}
+
+impl Notation {
+    fn push(&mut self, part: &str) {
+        if !self.full && self.text.len() + part.len() <= MAX_LENGTH {
+            self.text.push_str(part);
+        } else if !self.full {
+            self.full = true;
+            self.text.push_str(CUT);
         }
-        Type::Variant(variant) => {
-            let case = |name: &str, ty: Option<Type>| {
-                ty.map_or_else(|| name.to_owned(), |ty| format!("{name}({})", inner(ty)))
-            };
-            format!("variant{{{}}}", variant.cases().take(8).map(|c| case(c.name, c.ty)).collect::<Vec<_>>().join(", "))
+    }
+
+    /// Items between brackets, with commas, until there is no more room.
+    fn list<T>(
+        &mut self,
+        open: &str,
+        close: &str,
+        items: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(&mut Self, T),
+    ) {
+        self.push(open);
+        for (at, item) in items.into_iter().enumerate() {
+            if at > 0 {
+                self.push(", ");
+            }
+            if self.full {
+                break;
+            }
+            each(self, item);
         }
-        Type::Result(result) => {
-            let side = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), inner);
-            format!("result<{}, {}>", side(result.ok()), side(result.err()))
+        self.push(close);
+    }
+
+    /// A type inside of brackets, or nothing at all.
+    fn inside(&mut self, open: &str, ty: Option<&Type>, depth: usize) {
+        if let Some(ty) = ty {
+            self.push(open);
+            self.ty(ty, depth);
+            self.push(if open.ends_with('<') { ">" } else { ")" });
         }
-        _ => "another type".to_owned(),
+    }
+
+    fn ty(&mut self, ty: &Type, depth: usize) {
+        if self.full || depth > MAX_DEPTH {
+            return self.push(CUT);
+        }
+        let depth = depth + 1;
+        match ty {
+            Type::Bool => self.push("bool"),
+            Type::U8 => self.push("u8"),
+            Type::U32 => self.push("u32"),
+            Type::U64 => self.push("u64"),
+            Type::S64 => self.push("s64"),
+            Type::String => self.push("string"),
+            Type::Own(_) => self.push("own"),
+            Type::Borrow(_) => self.push("borrow"),
+            Type::List(list) => self.inside("list<", Some(&list.ty()), depth),
+            Type::Option(option) => self.inside("option<", Some(&option.ty()), depth),
+            Type::Tuple(tuple) => self.list("tuple<", ">", tuple.types(), |to, ty| to.ty(&ty, depth)),
+            Type::Enum(names) => self.list("enum{", "}", names.names(), Self::push),
+            Type::Record(record) => self.list("record{", "}", record.fields(), |to, field| {
+                to.push(field.name);
+                to.push(": ");
+                to.ty(&field.ty, depth);
+            }),
+            Type::Variant(variant) => self.list("variant{", "}", variant.cases(), |to, case| {
+                to.push(case.name);
+                to.inside("(", case.ty.as_ref(), depth);
+            }),
+            Type::Result(result) => self.list("result<", ">", [result.ok(), result.err()], |to, side| match side {
+                Some(ty) => to.ty(&ty, depth),
+                None => to.push("_"),
+            }),
+            _ => self.push("another type"),
+        }
     }
 }

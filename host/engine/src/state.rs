@@ -1,6 +1,7 @@
 //! What the host keeps for one instance: its tensors, graphs and counters.
 
 use crate::error::{HostFault, Stop, Trap};
+use crate::guest::Limited;
 use crate::limits::{Limiter, Limits};
 use ostrakon_nn::{Charge, Graph, Host, Meter, NnError, Resource as Counted, Tensor};
 use std::sync::Arc;
@@ -11,8 +12,14 @@ use wasmtime::component::{Resource, ResourceTable};
 pub(crate) struct State {
     pub(crate) host: Arc<Host>,
     pub(crate) meter: Meter,
-    pub(crate) limiter: Limiter,
+    limiter: Limiter,
     table: ResourceTable,
+}
+
+impl Limited for State {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
+    }
 }
 
 /// A tensor that a component holds a handle of.

@@ -10,20 +10,24 @@ pub(crate) mod exact;
 pub(crate) mod wasi_nn;
 pub(crate) mod weights;
 
-use crate::admission::World;
 use crate::state::State;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-/// Everything that a component of this world can import.
-pub(crate) fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn of_a_model_block(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    match world {
-        World::ModelBlock => {
-            wasi_nn::link(&mut linker)?;
-            exact::link(&mut linker)?;
-        }
-        World::ReferenceBlock => weights::link(&mut linker)?,
-    }
+    wasi_nn::link(&mut linker)?;
+    exact::link(&mut linker)?;
     Ok(linker)
+}
+
+pub(crate) fn of_a_reference_block(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    weights::link(&mut linker)?;
+    Ok(linker)
+}
+
+/// For a world whose components reach nothing.
+pub(crate) fn none<S: 'static>(engine: &Engine) -> Linker<S> {
+    Linker::new(engine)
 }
