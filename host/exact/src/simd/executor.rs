@@ -51,7 +51,7 @@ impl Executor {
     }
 
     /// The level, as a proof.
-    pub(super) fn proven(&self) -> Proven {
+    pub(crate) fn proven(&self) -> Proven {
         self.level
     }
 
