@@ -150,8 +150,12 @@ impl Record {
         let mut bytes = self.lock();
         let more = totals.len() * N;
         self.fits(bytes.len(), more)?;
-        bytes.reserve(more);
-        bytes.extend(totals.flatten());
+        let held = bytes.len();
+        bytes.resize(held + more, 0);
+        let slots = bytes.get_mut(held..).unwrap_or(&mut []).as_chunks_mut::<N>().0;
+        for (slot, total) in slots.iter_mut().zip(totals) {
+            *slot = total;
+        }
         Ok(())
     }
 }
