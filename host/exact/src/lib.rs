@@ -14,12 +14,15 @@
 //!    native arithmetic at all.
 //! 3. `simd` (feature `simd`) is the same operations fast. Property tests hold it to the reference,
 //!    byte for byte, at every SIMD level.
+//! 4. `freivalds` (feature `simd`) checks a claimed product for far less than the product costs.
 //!
 //! Every operation is total: any bytes in, finite floats out, no panic.
 #![cfg_attr(not(any(test, feature = "simd")), no_std)]
 
 extern crate alloc;
 
+#[cfg(feature = "simd")]
+pub mod freivalds;
 pub mod layer;
 pub mod number;
 pub mod ragged;

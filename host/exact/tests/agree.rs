@@ -4,7 +4,10 @@
 
 use ostrakon_exact::layer::MAX_WIDTH;
 use ostrakon_exact::reference;
-use ostrakon_exact::simd::{CpuProduct, Executor, Level, LinearError, Product, ProductError, self_test};
+use ostrakon_exact::simd::{
+    AttentionProducts, CpuProduct, Executor, HeadOf, Level, LinearError, PlainAttention, Product, ProductError,
+    self_test,
+};
 use ostrakon_exact::{Embedding, Layer, LayerNorm, Lengths, Linear, Part};
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -312,6 +315,15 @@ fn attention_case(lengths: &[i32], heads: usize, d: usize, seed: u64) -> Result<
         rows * width,
         |out| reference::attention(&qkv, &lengths, width, heads, out).unwrap(),
         |e, out| e.attention(&qkv, &lengths, width, heads, out).unwrap(),
+    )?;
+    agree_attention_elsewhere(&qkv, &lengths, width, heads)
+}
+
+fn agree_attention_elsewhere(qkv: &[f32], lengths: &Lengths, width: usize, heads: usize) -> Result<(), TestCaseError> {
+    agree(
+        qkv.len() / 3,
+        |out| reference::attention(qkv, lengths, width, heads, out).unwrap(),
+        |e, out| e.attention_with(qkv, lengths, width, heads, &PlainAttention::new(e), out).unwrap(),
     )
 }
 
@@ -359,6 +371,7 @@ fn attention_agrees_where_its_sums_are_largest() {
                 |e, out| e.attention(&qkv, &lengths, heads * d, heads, out).unwrap(),
             )
             .unwrap();
+            agree_attention_elsewhere(&qkv, &lengths, heads * d, heads).unwrap();
         }
     }
     for (lengths, heads, d) in [(&[200, 3][..], 3, 32), (&[1][..], 1, 128), (&[130][..], 2, 128), (&[5; 20][..], 4, 16)]
@@ -434,6 +447,56 @@ fn a_product_that_fails_is_an_error_not_an_answer() {
         let layer = linear(&mut Random::new(2), 3, 5, activation);
         let error = EXECUTORS[0].linear(&layer, &Lost, &[0.0; 5], 1, &mut [0.0; 3]).unwrap_err();
         assert!(error.to_string().contains("the line is dead"), "{error}");
+    }
+}
+
+#[test]
+fn attention_products_are_asked_for_in_order_and_may_fail() {
+    struct Asked(std::sync::Mutex<Vec<(bool, HeadOf)>>);
+    impl AttentionProducts for Asked {
+        fn scores(
+            &self,
+            at: HeadOf,
+            queries: &[i16],
+            keys: &[i16],
+            rows: usize,
+            d: usize,
+            totals: &mut [i32],
+        ) -> Result<(), ProductError> {
+            self.0.lock().unwrap().push((true, at));
+            PlainAttention::new(&EXECUTORS[0]).scores(at, queries, keys, rows, d, totals)
+        }
+        fn weighted(
+            &self,
+            at: HeadOf,
+            _: &[i16],
+            _: &[i16],
+            _: usize,
+            _: usize,
+            _: &mut [i64],
+        ) -> Result<(), ProductError> {
+            self.0.lock().unwrap().push((false, at));
+            if at == (HeadOf { sequence: 1, head: 1 }) {
+                return Err(ProductError::Wrong("a liar".to_owned()));
+            }
+            Ok(())
+        }
+    }
+    let asked = Asked(std::sync::Mutex::default());
+    let lengths = Lengths::new(&[2, 1, 3], 6).unwrap();
+    let error = EXECUTORS[0].attention_with(&[1.0; 6 * 12], &lengths, 4, 2, &asked, &mut [0.0; 24]).unwrap_err();
+    assert!(matches!(&error, LinearError::Product(ProductError::Wrong(why)) if why == "a liar"), "{error}");
+    let order = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(sequence, head)| HeadOf { sequence, head });
+    let want: Vec<_> = order.into_iter().flat_map(|at| [(true, at), (false, at)]).collect();
+    assert_eq!(*asked.0.lock().unwrap(), want);
+
+    let plain = PlainAttention::new(&EXECUTORS[0]);
+    assert!(plain.scores(order[0], &[0; 4], &[0; 4], 2, 2, &mut [0; 3]).is_err());
+    assert!(plain.weighted(order[0], &[0; 4], &[0; 3], 2, 2, &mut [0; 4]).is_err());
+    for executor in EXECUTORS.iter() {
+        let plain = PlainAttention::new(executor);
+        assert!(executor.attention_with(&[0.0; 12], &lengths, 2, 0, &plain, &mut [0.0; 4]).is_err());
+        assert!(executor.attention_with(&[0.0; 11], &lengths, 2, 1, &plain, &mut [0.0; 4]).is_err());
     }
 }
 

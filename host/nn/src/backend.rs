@@ -10,11 +10,14 @@
 //!
 //! # What a backend gets
 //!
-//! - [`Backend::prepare`], once per layer: validated weights, N x K codes in [-127, 127] with
-//!   `K <= 66_000`, so that sums over u8 codes fit 32 bits. Scales and biases are not its business. It
-//!   copies the codes to where it needs them and packs them as it likes; it may not keep the reference.
+//! - [`Backend::prepare`], once per layer: its full name, for reports and for servers that hold it too, and
+//!   validated weights, N x K codes in [-127, 127] with `K <= 66_000`, so that sums over u8 codes fit 32
+//!   bits. Scales and biases are not its business. It packs the codes as it likes; a backend that seldom
+//!   looks at them may share the layer instead, whose codes are mostly a view of a memory map.
 //! - `Product::product_u8` or `product_u16`, many times and from many threads at once: rows of codes,
 //!   any values, any number of rows, none included.
+//! - If it answers [`Backend::attention`], the two integer products of every attention operation, head by
+//!   head. Most do not: the executor fuses them.
 //!
 //! # What it must guarantee
 //!
@@ -38,11 +41,13 @@
 //! wrong element and the backend is refused. A backend overrides `prove` to test more, or because it
 //! cannot answer for test weights and instead checks every single answer (shares, transcripts).
 
+pub mod audit;
 pub mod cpu;
+pub mod record;
 
 use crate::{CpuBackend, NnError};
 use ostrakon_exact::Linear;
-use ostrakon_exact::simd::{Executor, Product, ProductError, SelfTestError, self_test};
+use ostrakon_exact::simd::{AttentionProducts, Executor, Product, ProductError, SelfTestError, self_test};
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,19 +56,25 @@ pub trait Backend: Send + Sync {
     /// A short lower-case name: what an operator writes to choose it.
     fn name(&self) -> &'static str;
 
-    /// Take in the weights of one layer.
+    /// Take in the weights of one layer. `name` is its full name, such as `blocks.0.attention.qkv`; in a
+    /// self-test it is [`SELF_TEST`].
     ///
     /// # Errors
     /// [`NnError::Runtime`] or [`NnError::Timeout`] when the machinery fails.
-    fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError>;
+    fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError>;
+
+    /// Who computes the integer products of attention, if it is not to be the executor.
+    fn attention(&self) -> Option<&dyn AttentionProducts> {
+        None
+    }
 
     /// Show that this backend is exact on this machine, now.
     ///
     /// # Errors
     /// The first wrong element, or what kept the backend from answering.
     fn prove(&self) -> Result<(), BackendError> {
-        let product_of = |layer: &Linear| -> Box<dyn Product> {
-            self.prepare(layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
+        let product_of = |layer: &Arc<Linear>| -> Box<dyn Product> {
+            self.prepare(SELF_TEST, layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
         };
         self_test(&product_of).map_err(|error| match error {
             SelfTestError::Wrong { .. } => BackendError::NotExact { backend: self.name(), reason: error.to_string() },
@@ -131,8 +142,12 @@ impl ProvenBackend {
         self.0.name()
     }
 
-    pub(crate) fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError> {
-        self.0.prepare(layer)
+    pub(crate) fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
+        self.0.prepare(name, layer)
+    }
+
+    pub(crate) fn attention(&self) -> Option<&dyn AttentionProducts> {
+        self.0.attention()
     }
 }
 
@@ -141,6 +156,9 @@ impl fmt::Debug for ProvenBackend {
         write!(f, "ProvenBackend({})", self.name())
     }
 }
+
+/// What layers of a self-test are called; no layer of a package has such a name.
+pub const SELF_TEST: &str = "self-test layer";
 
 /// The name that leaves the choice to the host.
 pub const AUTO: &str = "auto";

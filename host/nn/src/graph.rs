@@ -30,7 +30,7 @@ struct Prepared {
 }
 
 pub(crate) enum Operation {
-    Linear { layer: Linear, product: Box<dyn Product> },
+    Linear { layer: Arc<Linear>, product: Box<dyn Product> },
     Embedding(Embedding),
     LayerNorm(LayerNorm),
 }

@@ -56,7 +56,8 @@ impl Host {
             || Ok(self.layers.raw(name)?),
             |layer| match layer {
                 Layer::Linear(layer) => {
-                    let product = self.backend.prepare(&layer)?;
+                    let layer = Arc::new(layer);
+                    let product = self.backend.prepare(name, &layer)?;
                     Ok(Operation::Linear { layer, product })
                 }
                 Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),

@@ -16,7 +16,8 @@
 //! 3. [`layers`]: where the parts of a layer come from. Names are checked before a source sees them.
 //! 4. [`graph`]: a layer prepared for use, made once and shared by every instance of a package.
 //! 5. [`backend`]: who computes the integer product of a linear layer. Only a backend that has proved
-//!    itself exact ([`ProvenBackend`]) can be given to a host.
+//!    itself exact ([`ProvenBackend`]) can be given to a host. [`Recorder`] keeps every product for an
+//!    audit, [`Auditor`] takes them from such a record and checks them.
 //! 6. [`host`] and [`operations`]: load by name, compute, and the exact operations.
 //!
 //! # Threads
@@ -43,7 +44,9 @@ pub mod quota;
 mod spares;
 pub mod tensor;
 
+pub use backend::audit::{Auditor, CheckedProduct, Finished, LayerVectors, WrongElement};
 pub use backend::cpu::CpuBackend;
+pub use backend::record::Recorder;
 pub use backend::{Backend, BackendError, ProvenBackend};
 pub use error::NnError;
 pub use graph::{Graph, GraphLimits, GraphShape};

@@ -137,7 +137,8 @@ impl Host {
     ///
     /// # Errors
     /// `qkv` that is not FP32 [T, 3 * width], `lengths` that are not I32 `[B]`, each at least 1, with the
-    /// sum T, heads that do not share the width equally or are over 128 wide; the caller's quota.
+    /// sum T, heads that do not share the width equally or are over 128 wide; the caller's quota;
+    /// [`NnError::Runtime`] when a backend that does the products fails.
     pub fn attention(&self, meter: &Meter, qkv: &Tensor, lengths: &Tensor, heads: u32) -> Result<Tensor, NnError> {
         let qkv = Matrix::new("qkv", qkv)?;
         if qkv.width % 3 != 0 {
@@ -155,7 +156,17 @@ impl Host {
         }
         let lengths = ragged(lengths, &qkv)?;
         let mut y = Output::new(meter, vec![qkv.rows, width])?;
-        self.executor.attention(qkv.values, &lengths, width as usize, heads as usize, y.values())?;
+        let (width, heads) = (width as usize, heads as usize);
+        match self.backend().attention() {
+            None => self.executor.attention(qkv.values, &lengths, width, heads, y.values())?,
+            Some(products) => {
+                let done = self.executor.attention_with(qkv.values, &lengths, width, heads, products, y.values());
+                done.map_err(|error| match error {
+                    LinearError::Shape(shape) => NnError::from(shape),
+                    LinearError::Product(error) => NnError::Runtime(format!("attention: {error}")),
+                })?;
+            }
+        }
         Ok(y.finish())
     }
 

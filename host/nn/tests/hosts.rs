@@ -25,7 +25,7 @@ impl Backend for Counting {
         "counting"
     }
 
-    fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError> {
+    fn prepare(&self, _: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         std::thread::sleep(std::time::Duration::from_millis(20));
         self.prepared.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(CpuProduct::new(layer, &self.executor)))
@@ -162,7 +162,7 @@ impl Backend for SaturatingBackend {
         "saturating"
     }
 
-    fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError> {
+    fn prepare(&self, _: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         Ok(Box::new(Saturating(layer.weight.as_slice().to_vec(), layer.inputs)))
     }
 }
@@ -183,7 +183,7 @@ impl Backend for Failing {
         "failing"
     }
 
-    fn prepare(&self, _: &Linear) -> Result<Box<dyn Product>, NnError> {
+    fn prepare(&self, _: &str, _: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         if self.prepares {
             Ok(Box::new(Self { prepares: true }))
         } else {
@@ -214,7 +214,7 @@ fn a_backend_that_fails_later_is_a_fault_of_the_host() {
         fn name(&self) -> &'static str {
             "trusted"
         }
-        fn prepare(&self, _: &Linear) -> Result<Box<dyn Product>, NnError> {
+        fn prepare(&self, _: &str, _: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
             Ok(Box::new(Failing { prepares: true }))
         }
         fn prove(&self) -> Result<(), BackendError> {

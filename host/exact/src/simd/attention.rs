@@ -52,7 +52,7 @@ instantiate! {
 /// What is left of a row of weights.
 pub(super) struct Weighed {
     /// What the integer results are multiplied with; 0 for a row without weight.
-    scale: f32,
+    pub(super) scale: f32,
     /// The sum of the integer weights.
     total: i64,
 }

@@ -1,10 +1,11 @@
 //! The threads, and one method for every operation.
 
+use super::attention_products::AttentionProducts;
 use super::coding::{code_u8, code_u16};
 use super::crew::Crew;
 use super::level::{Level, Proven};
 use super::product::{Product, ProductError};
-use super::{attention, rows};
+use super::{attention, attention_products, rows};
 use crate::layer::{Activation, Embedding, LayerNorm, Linear};
 use crate::ragged::{Lengths, ShapeError};
 use crate::reference::{QuantisedRow, dequantise, expect_len, expect_width};
@@ -51,7 +52,7 @@ impl Executor {
     }
 
     /// The level, as a proof.
-    pub(super) fn proven(&self) -> Proven {
+    pub(crate) fn proven(&self) -> Proven {
         self.level
     }
 
@@ -140,6 +141,22 @@ impl Executor {
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
         attention::attention(self, qkv, lengths, width, heads, out)
+    }
+
+    /// See [`reference::attention`]; both integer products are done by `products`, head by head.
+    ///
+    /// # Errors
+    /// As the reference, and whatever `products` answers.
+    pub fn attention_with(
+        &self,
+        qkv: &[f32],
+        lengths: &Lengths,
+        width: usize,
+        heads: usize,
+        products: &dyn AttentionProducts,
+        out: &mut [f32],
+    ) -> Result<(), LinearError> {
+        attention_products::attention_with(self, qkv, lengths, width, heads, products, out)
     }
 
     /// See [`reference::mean_pool`].
@@ -300,10 +317,10 @@ impl fmt::Display for ExecutorError {
 
 impl core::error::Error for ExecutorError {}
 
-/// Why a linear layer has no answer.
+/// Why an operation whose product is done elsewhere has no answer.
 #[derive(Debug)]
 pub enum LinearError {
-    /// Slices that do not fit the layer.
+    /// Slices that do not fit the operation.
     Shape(ShapeError),
     /// The product has no answer.
     Product(ProductError),

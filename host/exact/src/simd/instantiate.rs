@@ -8,7 +8,7 @@ macro_rules! instantiate {
         $(
             $(#[$meta])*
             #[allow(unsafe_code, clippy::too_many_arguments)]
-            pub(super) fn $name(level: $crate::simd::level::Proven, $($argument: $type),*) $(-> $result)? {
+            pub(crate) fn $name(level: $crate::simd::level::Proven, $($argument: $type),*) $(-> $result)? {
                 #[cfg(target_arch = "x86_64")]
                 {
                     #[target_feature(enable = "avx2")]
@@ -36,4 +36,4 @@ macro_rules! instantiate {
         )*
     };
 }
-pub(super) use instantiate;
+pub(crate) use instantiate;

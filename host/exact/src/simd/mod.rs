@@ -15,19 +15,23 @@
 //! 4. A linear layer quantises rows, calls a [`Product`] and dequantises. A backend elsewhere (a GPU,
 //!    a server, a transcript) implements `Product` alone. [`CpuProduct`] is the one whose tiles the
 //!    executor fuses with coding and scaling while they are in cache.
+//! 5. Attention is fused too, or calls its two products where they are done elsewhere
+//!    ([`AttentionProducts`]).
 
 mod attention;
+mod attention_products;
 mod coding;
 mod cpu;
 mod crew;
 mod executor;
-mod instantiate;
-mod level;
+pub(crate) mod instantiate;
+pub(crate) mod level;
 mod product;
 mod rows;
 mod self_test;
 mod tile;
 
+pub use attention_products::{AttentionProducts, HeadOf, PlainAttention};
 pub use cpu::CpuProduct;
 pub use executor::{Executor, ExecutorError, LinearError};
 pub use level::Level;

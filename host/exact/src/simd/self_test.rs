@@ -8,6 +8,7 @@ use super::product::{Product, ProductError};
 use crate::layer::{Activation, Layer, LayerError, Linear, MAX_WIDTH, Part};
 use crate::reference::accumulate;
 use core::fmt;
+use std::sync::Arc;
 
 /// Why a backend is refused.
 #[derive(Debug)]
@@ -118,9 +119,9 @@ const CASES: [Case; 8] = [
 ///
 /// # Errors
 /// The first wrong element, or what kept the backend from answering.
-pub fn self_test(product_of: &dyn Fn(&Linear) -> Box<dyn Product>) -> Result<(), SelfTestError> {
+pub fn self_test(product_of: &dyn Fn(&Arc<Linear>) -> Box<dyn Product>) -> Result<(), SelfTestError> {
     for case in &CASES {
-        let layer = case.layer()?;
+        let layer = Arc::new(case.layer()?);
         let product = product_of(&layer);
         case.check(&layer, product.as_ref())?;
     }

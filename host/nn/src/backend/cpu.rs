@@ -81,7 +81,7 @@ impl Backend for CpuBackend {
         NAME
     }
 
-    fn prepare(&self, layer: &Linear) -> Result<Box<dyn Product>, NnError> {
+    fn prepare(&self, _name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         Ok(Box::new(CpuProduct::new(layer, &self.executor)))
     }
 

@@ -1,0 +1,192 @@
+//! One row of a check: both sides for both vectors in one pass over the row.
+//!
+//! # How
+//!
+//! - *8-bit codes*: `255 * 2^31 * 66_000 < 2^56`, so nothing is reduced before the end.
+//! - *narrow totals* become unsigned by adding their bound B. With `2 B < p` a product stays below 2^62, and
+//!   sums are folded modulo p every few steps, how many depends on B.
+//! - *16-bit codes* meet v in two halves, v modulo 2^32 and the rest, each of whose sums fits 64 bits.
+//! - *wide totals* become unsigned below 2^47 and are cut into 24 and 23 bits, each of whose products with r
+//!   fits 55 bits: 512 of them add up in 64.
+
+use super::vectors::{Challenge, Projection};
+use super::{FIELD, WIDE_BIAS, fold, residue_u64};
+use crate::simd::level::{Level, Proven};
+
+/// Elements of codes that a wide sum takes at once: `2^16 * 2^32 * 2^15 = 2^63`.
+const CODES_BLOCK: usize = 1 << 15;
+/// Low bits of a wide total.
+pub(super) const LOW_BITS: u32 = 24;
+/// Wide totals whose parts add up in the 64 bits of four lanes, every fourth in each: `2^55 * 512 = 2^64`,
+/// which `2^24 - 1` times `2^31 - 2` does not reach.
+const TOTALS_BLOCK: usize = 2048;
+
+/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`. `2 bound < p`.
+pub(super) fn narrow_left(level: Proven, totals: &[i32], bound: u32, challenge: &Challenge) -> Option<[u32; 2]> {
+    let r = challenge.natural.each_ref().map(Vec::as_slice);
+    let (sums, most) = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, bound, r),
+        _ => narrow_left_portable(totals, bound, r),
+    };
+    if most > 2 * bound {
+        return None;
+    }
+    let [a, b] = challenge.sum;
+    let [x, y] = sums;
+    // What the bias added is B times the sum of r; p - that residue takes it away again.
+    let take = |sum: u64| u64::from(FIELD - residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
+    Some([residue_u64(fold(x) + take(a)), residue_u64(fold(y) + take(b))])
+}
+
+/// Folded sums of biased totals, and the largest biased total.
+pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: [&[u32]; 2]) -> ([u64; 2], u32) {
+    let (mut a, mut b, mut most) = (0, 0, 0);
+    for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
+        let y = (y as u32).wrapping_add(bound);
+        most = most.max(y);
+        a = fold(a) + u64::from(y) * u64::from(r);
+        b = fold(b) + u64::from(y) * u64::from(s);
+    }
+    ([a, b], most)
+}
+
+/// `codes . v` in the field.
+pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
+    let v = projection.residues.each_ref().map(Vec::as_slice);
+    let sums = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::narrow_right(level, codes, v),
+        _ => narrow_right_portable(codes, v),
+    };
+    sums.map(residue_u64)
+}
+
+pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) -> [u64; 2] {
+    let (mut a, mut b) = (0, 0);
+    for ((&x, &v), &w) in codes.iter().zip(first).zip(second) {
+        a += u64::from(x) * u64::from(v);
+        b += u64::from(x) * u64::from(w);
+    }
+    [a, b]
+}
+
+/// `totals . r` as integers, or nothing if a total lies outside `-2^46 .. 2^46`.
+pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
+    let [first, second] = &challenge.natural;
+    let [paired_first, paired_second] = &challenge.paired;
+    let blocks = totals.chunks(TOTALS_BLOCK).zip(first.chunks(TOTALS_BLOCK).zip(second.chunks(TOTALS_BLOCK)));
+    let paired = paired_first.chunks(TOTALS_BLOCK).zip(paired_second.chunks(TOTALS_BLOCK));
+    let mut sums = [0i128; 2];
+    let mut seen = 0;
+    for ((totals, (first, second)), (paired_first, paired_second)) in blocks.zip(paired) {
+        let (parts, block_seen) = match level.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => {
+                super::avx2::wide_left(level, totals, [first, second], [paired_first, paired_second])
+            }
+            _ => {
+                let _ = (paired_first, paired_second);
+                wide_left_portable(totals, [first, second])
+            }
+        };
+        seen |= block_seen;
+        for (sum, [low, high]) in sums.iter_mut().zip(parts) {
+            *sum += (low + (high << LOW_BITS)) as i128;
+        }
+    }
+    if seen >= 2 * WIDE_BIAS as u64 {
+        return None;
+    }
+    for (sum, &r) in sums.iter_mut().zip(&challenge.sum) {
+        *sum -= i128::from(r) * i128::from(WIDE_BIAS);
+    }
+    Some(sums)
+}
+
+/// Low and high sums for both vectors, and all bits of the biased totals.
+pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
+    let mut sums = [[0u128; 2]; 2];
+    let mut seen = 0;
+    for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
+        let y = y.wrapping_add(WIDE_BIAS) as u64;
+        seen |= y;
+        let parts = [y & ((1 << LOW_BITS) - 1), y >> LOW_BITS];
+        for (sums, r) in sums.iter_mut().zip([r, s]) {
+            for (sum, part) in sums.iter_mut().zip(parts) {
+                // Wraps only where a total is out of range.
+                *sum += u128::from(part.wrapping_mul(u64::from(r)));
+            }
+        }
+    }
+    (sums, seen)
+}
+
+/// `codes . v` as integers.
+pub(super) fn wide_right(level: Proven, codes: &[u16], projection: &Projection) -> [i128; 2] {
+    biased_right::<0, _>(level, codes, projection)
+}
+
+/// Likewise for signed numbers.
+pub(super) fn signed_right(level: Proven, codes: &[i16], projection: &Projection) -> [i128; 2] {
+    let [a, b] = biased_right::<0x8000, _>(level, codes, projection);
+    let [sum_a, sum_b] = projection.sum;
+    [a - (sum_a << 15), b - (sum_b << 15)]
+}
+
+/// A number of 16 bits.
+pub(super) trait Word: Copy {
+    fn bits(self) -> u16;
+}
+
+impl Word for u16 {
+    fn bits(self) -> u16 {
+        self
+    }
+}
+
+impl Word for i16 {
+    fn bits(self) -> u16 {
+        self as u16
+    }
+}
+
+/// The sum of `(x ^ FLIP) * v`: to flip the sign bit is to add 2^15 to a signed number.
+fn biased_right<const FLIP: u16, T: Word>(level: Proven, codes: &[T], projection: &Projection) -> [i128; 2] {
+    let ([low_a, low_b], [high_a, high_b]) = (&projection.low, &projection.high);
+    let blocks = codes.chunks(CODES_BLOCK).enumerate();
+    let mut sums = [0i128; 2];
+    for (i, codes) in blocks {
+        let from = i * CODES_BLOCK;
+        let low = [low_a, low_b].map(|v| v.get(from..).unwrap_or(&[]));
+        let high = [high_a, high_b].map(|v| v.get(from..).unwrap_or(&[]));
+        let parts = match level.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
+            _ => wide_right_portable::<FLIP, T>(codes, low, high),
+        };
+        for (sum, (low, high)) in sums.iter_mut().zip(parts) {
+            *sum += i128::from(low) + (i128::from(high) << 32);
+        }
+    }
+    sums
+}
+
+/// The sums with the low and the high halves of each v.
+pub(super) fn wide_right_portable<const FLIP: u16, T: Word>(
+    codes: &[T],
+    [low_a, low_b]: [&[u32]; 2],
+    [high_a, high_b]: [&[i32]; 2],
+) -> [(u64, i64); 2] {
+    let mut sums = [(0u64, 0i64); 2];
+    let [(a, b), (c, d)] = &mut sums;
+    let halves = low_a.iter().zip(high_a).zip(low_b.iter().zip(high_b));
+    for (&x, ((&l, &h), (&m, &i))) in codes.iter().zip(halves) {
+        let x = x.bits() ^ FLIP;
+        *a += u64::from(x) * u64::from(l);
+        *b += i64::from(x) * i64::from(h);
+        *c += u64::from(x) * u64::from(m);
+        *d += i64::from(x) * i64::from(i);
+    }
+    sums
+}
