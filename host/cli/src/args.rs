@@ -7,7 +7,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "ostrakon", version, max_term_width = 110, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused (not trusted, or not what its digest says).\n\
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused (not trusted, or not what its digest says);\n\
+of `audit` and `dispute`: 0 accepted, 1 somebody is wrong, 2 it cannot be told.\n\
 Files: OSTRAKON_HOME, else the platform's data and cache directories. `ostrakon doctor` shows them."
 )]
 pub(crate) struct Cli {
@@ -27,6 +28,10 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Run texts through a package
     Run(RunArgs),
+    /// Check a receipt: was the answer computed as it says?
+    Audit(AuditArgs),
+    /// Run a receipt's request again and keep the integer products, for an auditor
+    Transcript(TranscriptArgs),
     /// Say what a package or a component is, and whether it would be let in
     Inspect(InspectArgs),
     /// Say what this machine offers and what to do about what is missing
@@ -102,13 +107,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) engine: EngineArg,
 
-    /// Run a package that nobody signed
-    #[arg(long)]
-    pub(crate) allow_unsigned: bool,
+    /// Write a receipt, signed by this machine's key: who computed what, for anyone to check
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) receipt: Option<PathBuf>,
 
-    /// Run a package signed by a key that is not in the trust file
-    #[arg(long)]
-    pub(crate) allow_unknown_signer: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 
     /// For tests: the SIMD level, instead of the best one
     #[arg(long, value_name = "LEVEL", env = "OSTRAKON_SIMD", hide = true)]
@@ -116,6 +120,103 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) plugins: PluginsArg,
+}
+
+/// `ostrakon audit`.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// The receipt
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) receipt: PathBuf,
+
+    /// Run the blocks again on this machine (what is done without any of these)
+    #[arg(long, group = "method")]
+    pub(crate) full: bool,
+
+    /// Check the integer products of the executor's transcript with secret vectors, and run only what is between them
+    #[arg(long, group = "method", requires = "transcript")]
+    pub(crate) freivalds: bool,
+
+    /// Run the blocks again with the reference arithmetic in plain WebAssembly (slow)
+    #[arg(long, group = "method")]
+    pub(crate) reference: bool,
+
+    /// The executor's transcript (see `ostrakon transcript`)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) transcript: Option<PathBuf>,
+
+    /// Look at these blocks only, counted from 0
+    #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with = "sample")]
+    pub(crate) blocks: Vec<usize>,
+
+    /// Look at each block with this probability, between 0 and 1; at one at least
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub(crate) sample: Option<f64>,
+
+    /// The package, by directory or name; without it, the one in the store with the digest on the receipt
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub(crate) package: Option<PathBuf>,
+
+    /// The request's texts, if the receipt is without them; may be given many times
+    #[arg(long, value_name = "T")]
+    pub(crate) text: Vec<String>,
+
+    /// A file with the request's texts, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Threads of the arithmetic; without it, one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+
+    /// What runs WebAssembly: a compiler, or an interpreter (slow, runs everywhere)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineArg,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| "a number above 0, at most 1".to_owned())
+}
+
+/// `ostrakon transcript`.
+#[derive(Debug, Args)]
+pub(crate) struct TranscriptArgs {
+    /// The receipt
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) receipt: PathBuf,
+
+    /// The transcript to write
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+
+    /// These blocks only, counted from 0
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub(crate) blocks: Vec<usize>,
+
+    /// The package, by directory or name; without it, the one in the store with the digest on the receipt
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub(crate) package: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// Packages that would otherwise be refused.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Run a package that nobody signed
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+
+    /// Run a package signed by a key that is not in the trust file
+    #[arg(long)]
+    pub(crate) allow_unknown_signer: bool,
 }
 
 /// `ostrakon inspect`.

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     match commands::run(cli, start) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         // Whoever reads the answer has had enough of it: `ostrakon ... | head`.
         Err(problem) if problem.is_closed_pipe() => ExitCode::SUCCESS,
         Err(problem) => problem.report(json),

@@ -58,6 +58,12 @@ impl Problem {
         Self::new(Status::Failed, message)
     }
 
+    /// As an audit ends that could not be made: not with the status of a verdict against somebody.
+    pub(crate) const fn undecided(mut self) -> Self {
+        self.status = Status::Usage;
+        self
+    }
+
     /// What to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

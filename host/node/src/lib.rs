@@ -10,11 +10,13 @@
 //! 1. [`recipe`], [`fetch`] and [`pack`] make a package of a published model.
 //! 2. [`load`] opens a package, starts the arithmetic, the engine and the tokenizer.
 //! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
-//! 4. [`inspect`], [`doctor`], [`trust`] and [`store`] say what is there.
+//! 4. [`receipt`] says what a run leaves behind, [`transcript`] what it left out, [`audit`] whether it is right.
+//! 5. [`inspect`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
 //! from a thread meant for computing.
 
+pub mod audit;
 pub mod batch;
 pub mod component;
 pub mod doctor;
@@ -32,6 +34,7 @@ pub mod recipe;
 pub mod store;
 pub mod tokenizer_admission;
 pub mod tokens;
+pub mod transcript;
 pub mod trust;
 
 pub use error::{ErrorKind, NodeError};
@@ -40,4 +43,13 @@ pub use load::{LoadTimes, Model};
 pub use options::{Arithmetic, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
 pub use ostrakon_package::{Home, TrustPolicy};
-pub use ostrakon_protocol::Digest;
+pub use ostrakon_engine::verification::Verdict;
+pub use ostrakon_protocol::{Digest, SignedReceipt};
+
+/// This machine's key; made now if there is none.
+///
+/// # Errors
+/// The file cannot be read or made, or others can read it.
+pub fn load_or_create_key(home: &Home) -> Result<ostrakon_protocol::SigningKey, NodeError> {
+    Ok(ostrakon_package::load_or_create_key(home)?)
+}

@@ -31,6 +31,7 @@ pub struct Model {
     pub(crate) tokens: Tokens,
     pub(crate) profile: Digest,
     pub(crate) backend: &'static str,
+    pub(crate) arithmetic: Arithmetic,
     pub(crate) instances: Vec<Instance>,
     pub(crate) blocks: Vec<OpenBlock>,
     pub(crate) host: Arc<Host>,
@@ -112,7 +113,7 @@ impl Model {
             let (instances, blocks) = opened?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
-            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, instances, blocks, host, load })
+            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, arithmetic: options.arithmetic, instances, blocks, host, load })
         })
     }
 
@@ -129,6 +130,11 @@ impl Model {
     /// The digest of the determinism profile: equal profiles give equal fuel.
     pub const fn profile(&self) -> Digest {
         self.profile
+    }
+
+    /// What does its arithmetic.
+    pub(crate) const fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
     }
 
     /// The package's manifest.

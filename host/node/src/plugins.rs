@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub const BLOCK_BERT: &str = "block-bert";
 /// The arithmetic in plain WebAssembly, to be composed with a block.
 pub const EXACT_REFERENCE: &str = "exact-reference";
+/// The component that judges receipts.
+pub const VERIFIER: &str = "verifier";
 
 /// Largest component that is read.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;

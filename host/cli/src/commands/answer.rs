@@ -1,7 +1,7 @@
 //! The JSON of `ostrakon run`.
 
 use super::run::Times;
-use ostrakon_node::{Answer, Model};
+use ostrakon_node::{Answer, Digest, Model};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +16,9 @@ pub(super) struct Document<'a> {
     digest: String,
     fuel: u64,
     blocks: Vec<Block<'a>>,
+    /// Of the receipt, if one was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<String>,
     timing_ms: Timing<'a>,
 }
 
@@ -53,7 +56,13 @@ struct Timing<'a> {
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn new(model: &'a Model, texts: &'a [String], answer: &'a Answer, times: &'a Times) -> Self {
+    pub(super) fn new(
+        model: &'a Model,
+        texts: &'a [String],
+        answer: &'a Answer,
+        times: &'a Times,
+        receipt: Option<Digest>,
+    ) -> Self {
         let outputs = texts.iter().zip(&answer.outputs).map(|(text, output)| Output {
             text,
             tokens: output.tokens,
@@ -75,6 +84,7 @@ impl<'a> Document<'a> {
             digest: answer.digest.to_string(),
             fuel: answer.fuel,
             blocks: blocks.collect(),
+            receipt: receipt.map(|digest| digest.to_string()),
             timing_ms: Timing {
                 total: ms(times.total),
                 load: ms(times.load),

@@ -1,33 +1,39 @@
 //! One module for each command: asks the node, shows the answer.
 
 mod answer;
+mod audit;
 mod doctor;
 mod inspect;
 mod pack;
 mod plugin;
 mod run;
+mod transcript;
 mod trust;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, TrustArgs};
 use crate::problem::Problem;
 use clap::CommandFactory;
-use ostrakon_node::{Home, NodeError};
+use ostrakon_node::{Home, NodeError, TrustPolicy};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Instant;
 
 /// Do what the command line asks. `start` is when the process began.
-pub(crate) fn run(cli: Cli, start: Instant) -> Result<(), Problem> {
+pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
     let json = cli.json;
-    match cli.command {
+    let done = match cli.command {
         Command::Pack(args) => pack::run(args, json),
         Command::Run(args) => run::run(args, json, start),
+        Command::Audit(args) => return audit::run(args, json),
+        Command::Transcript(args) => transcript::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Doctor(args) => doctor::run(&args, json),
         Command::Plugin(command) => plugin::run(command, json),
         Command::Trust(command) => trust::run(command, json),
         Command::Completions { shell } => completions(shell),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Problem> {
@@ -39,6 +45,14 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Problem> {
 
 fn home() -> Result<Home, Problem> {
     Home::from_env().map_err(|error| NodeError::from(error).into())
+}
+
+/// Whose packages may run.
+fn policy(home: &Home, args: &TrustArgs) -> Result<TrustPolicy, Problem> {
+    let mut policy = TrustPolicy::load(home).map_err(NodeError::from)?;
+    policy.allow_unsigned = args.allow_unsigned;
+    policy.allow_unknown = args.allow_unknown_signer;
+    Ok(policy)
 }
 
 /// One JSON document, on one line.

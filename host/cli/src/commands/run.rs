@@ -1,16 +1,17 @@
 //! `ostrakon run`.
 
 use super::answer::{Document, ms};
-use super::{grouped, home, write_json};
+use super::{grouped, home, policy, write_json};
 use crate::args::{BackendArg, EngineArg, RunArgs};
 use crate::input::{self, Input};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
 use crate::table;
-use ostrakon_node::{Answer, Arithmetic, Compiler, Model, NodeError, RunOptions, TrustPolicy, simd_level, store};
+use ostrakon_node::{Answer, Arithmetic, Compiler, Model, RunOptions, load_or_create_key, receipt, simd_level, store};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
@@ -18,24 +19,31 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     // A package that is not there is said before anyone types texts.
     let directory = store::locate(&home, &args.package)?;
     let options = options(&args)?;
-    let mut policy = TrustPolicy::load(&home).map_err(NodeError::from)?;
-    policy.allow_unsigned = args.allow_unsigned;
-    policy.allow_unknown = args.allow_unknown_signer;
+    let policy = policy(&home, &args.trust)?;
+    let key = args.receipt.is_some().then(|| load_or_create_key(&home)).transpose()?;
     let input = input::gather(args.text, args.input.as_deref())?;
 
     let mut model = Model::load(&directory, &policy, &home, &options)?;
     let most = args.batch.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let progress = Progress::new(json);
-    let answer = model.run(&input.texts, most, &|event| progress.show(event));
+    let watch = |event| progress.show(event);
+    let answer = match &key {
+        Some(key) => model.run_with_receipt(&input.texts, most, &watch, key).map(|(answer, signed)| (answer, Some(signed))),
+        None => model.run(&input.texts, most, &watch).map(|answer| (answer, None)),
+    };
     progress.finish();
-    let answer = answer?;
+    let (answer, signed) = answer?;
+    if let (Some(path), Some(signed)) = (&args.receipt, &signed) {
+        receipt::write(path, signed)?;
+    }
 
     notes(&input, &answer);
     let times = Times::of(&model, &answer, start.elapsed());
     if json {
-        return write_json(&Document::new(&model, &input.texts, &answer, &times));
+        let receipt = signed.as_ref().map(|signed| signed.receipt.digest());
+        return write_json(&Document::new(&model, &input.texts, &answer, &times, receipt));
     }
-    show(&model, &input, &answer, &times)
+    show(&model, &input, &answer, &times, args.receipt.as_deref())
 }
 
 fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
@@ -107,7 +115,13 @@ impl Times {
     }
 }
 
-fn show(model: &Model, input: &Input, answer: &Answer, times: &Times) -> Result<(), Problem> {
+fn show(
+    model: &Model,
+    input: &Input,
+    answer: &Answer,
+    times: &Times,
+    receipt: Option<&Path>,
+) -> Result<(), Problem> {
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let rows: Vec<(&str, &[f32])> =
@@ -136,6 +150,9 @@ fn show(model: &Model, input: &Input, answer: &Answer, times: &Times) -> Result<
     writeln!(out, "{} {}", entry("fuel"), grouped(answer.fuel))?;
     let mut parts = vec![format!("load {:.0}", ms(times.load)), format!("tokenise {:.1}", ms(times.tokenise))];
     parts.extend(times.kinds.iter().map(|(kind, &time)| format!("{kind} {:.1}", ms(time))));
+    if let Some(path) = receipt {
+        writeln!(out, "{} {} {}", entry("receipt"), path.display(), style.faint("check it with: ostrakon audit"))?;
+    }
     writeln!(out, "{} {:.0} ms: {}", entry("time"), ms(times.total), parts.join(", "))?;
     Ok(out.flush()?)
 }

@@ -1,0 +1,244 @@
+//! `ostrakon audit`.
+
+use super::{grouped, home, policy, write_json};
+use crate::args::{AuditArgs, EngineArg};
+use crate::input;
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::style::Style;
+use ostrakon_node::audit::{AuditOptions, AuditReport, Choice, Method, audit};
+use ostrakon_node::{Arithmetic, Compiler, RunOptions, Verdict};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Exit status of a receipt that is right.
+const ACCEPT: u8 = 0;
+/// Of one that is wrong.
+const REJECT: u8 = 1;
+/// Of one of which that cannot be told.
+const INDETERMINATE: u8 = 2;
+
+pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
+    // Whatever keeps an audit from being made is no verdict on anybody.
+    judged(args, json).map_err(Problem::undecided)
+}
+
+fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
+    let home = home()?;
+    let options = options(&home, &args)?;
+    let progress = Progress::new(json);
+    let report = audit(&args.receipt, &home, &options, &|event| progress.show(event));
+    progress.finish();
+    let report = report?;
+    if json {
+        write_json(&Document::new(&report))?;
+    } else {
+        show(&report)?;
+    }
+    Ok(ExitCode::from(match report.verdict {
+        Verdict::Accept(_) => ACCEPT,
+        Verdict::Reject(_) => REJECT,
+        Verdict::Indeterminate(_) => INDETERMINATE,
+    }))
+}
+
+fn options(home: &ostrakon_node::Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
+    let texts = if args.text.is_empty() && args.input.is_none() {
+        None
+    } else {
+        Some(input::gather(args.text.clone(), args.input.as_deref())?.texts)
+    };
+    let choice = match (args.sample, args.blocks.as_slice()) {
+        (Some(probability), _) => Choice::Sample(probability),
+        (None, []) => Choice::All,
+        (None, blocks) => Choice::Blocks(blocks.to_vec()),
+    };
+    Ok(AuditOptions {
+        run: RunOptions {
+            arithmetic: if args.reference { Arithmetic::Reference } else { Arithmetic::Cpu },
+            compiler: match args.engine {
+                EngineArg::Cranelift => Compiler::Cranelift,
+                EngineArg::Pulley => Compiler::Pulley,
+            },
+            threads: args.threads.map(usize::from),
+            plugins: args.plugins.plugins.clone(),
+            ..RunOptions::default()
+        },
+        policy: policy(home, &args.trust)?,
+        package: args.package.clone(),
+        texts,
+        transcript: args.transcript.clone(),
+        method: if args.freivalds { Method::Freivalds } else { Method::Replay },
+        choice,
+    })
+}
+
+/// The report, for programs.
+#[derive(Serialize)]
+struct Document {
+    verdict: &'static str,
+    receipt: String,
+    issuer: String,
+    method: &'static str,
+    steps: usize,
+    looked_at: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accused: Option<Accused>,
+    reasons: Vec<String>,
+    error_bound: String,
+    products: u64,
+    multiply_adds: u64,
+    checking_multiply_adds: u64,
+    verifier: String,
+    verifier_fuel: u64,
+    notes: Vec<String>,
+    timing_ms: Timing,
+}
+
+/// Who is wrong, and where.
+#[derive(Serialize)]
+struct Accused {
+    node: String,
+    batch: Option<u32>,
+    block: Option<String>,
+    operation: Option<String>,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Timing {
+    load: f64,
+    audit: f64,
+    audit_cpu: f64,
+}
+
+impl Document {
+    fn new(report: &AuditReport) -> Self {
+        let (accused, reasons) = match &report.verdict {
+            Verdict::Accept(_) => (None, Vec::new()),
+            Verdict::Reject(a) => {
+                let accused = Accused {
+                    node: a.node.clone(),
+                    batch: a.batch,
+                    block: a.block.clone(),
+                    operation: a.operation.clone(),
+                    reason: a.reason.clone(),
+                };
+                (Some(accused), vec![a.reason.clone()])
+            }
+            Verdict::Indeterminate(reasons) => (None, reasons.clone()),
+        };
+        let (looked_at, steps) = report.looked_at;
+        Self {
+            verdict: name(&report.verdict),
+            receipt: report.receipt.to_string(),
+            issuer: report.issuer.clone(),
+            method: match report.method {
+                Method::Replay => "replay",
+                Method::Freivalds => "freivalds",
+            },
+            steps,
+            looked_at,
+            accused,
+            reasons,
+            error_bound: bound(report),
+            products: report.cost.products,
+            multiply_adds: report.cost.multiply_adds,
+            checking_multiply_adds: report.cost.checking,
+            verifier: report.verifier.to_string(),
+            verifier_fuel: report.verifier_fuel,
+            notes: report.notes.clone(),
+            timing_ms: Timing {
+                load: super::answer::ms(report.cost.load),
+                audit: super::answer::ms(report.cost.audit),
+                audit_cpu: super::answer::ms(report.cost.cpu),
+            },
+        }
+    }
+}
+
+const fn name(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept(_) => "accept",
+        Verdict::Reject(_) => "reject",
+        Verdict::Indeterminate(_) => "indeterminate",
+    }
+}
+
+/// What an accepted receipt may still hide.
+fn bound(report: &AuditReport) -> String {
+    let (looked_at, steps) = report.looked_at;
+    let what = match report.method {
+        Method::Replay => "none: every byte was computed again".to_owned(),
+        Method::Freivalds => "a wrong row of a product passes with a probability of at most 2^-61".to_owned(),
+    };
+    if looked_at == steps { what } else { format!("{what}; {} of {steps} blocks were not looked at", steps - looked_at) }
+}
+
+fn show(report: &AuditReport) -> Result<(), Problem> {
+    let style = Style::of_stdout();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let entry = |name: &str| style.faint(&format!("{name:<9}"));
+    let verdict = name(&report.verdict);
+    let verdict = match &report.verdict {
+        Verdict::Accept(_) => style.good(verdict),
+        Verdict::Reject(_) => style.bad(verdict),
+        Verdict::Indeterminate(_) => style.warn(verdict),
+    };
+    writeln!(out, "{} {verdict}", entry("verdict"))?;
+    match &report.verdict {
+        Verdict::Accept(_) => {}
+        Verdict::Reject(accused) => {
+            writeln!(out, "{} {}", entry("node"), style.strong(&accused.node))?;
+            let place = [
+                accused.batch.map(|batch| format!("batch {batch}")),
+                accused.block.as_ref().map(|block| format!("block {block}")),
+                accused.operation.as_ref().map(|operation| format!("operation {operation}")),
+            ];
+            let place: Vec<String> = place.into_iter().flatten().collect();
+            if !place.is_empty() {
+                writeln!(out, "{} {}", entry("where"), place.join(", "))?;
+            }
+            writeln!(out, "{} {}", entry("reason"), accused.reason)?;
+        }
+        Verdict::Indeterminate(reasons) => {
+            for reason in reasons {
+                writeln!(out, "{} {reason}", entry("because"))?;
+            }
+        }
+    }
+    let (looked_at, steps) = report.looked_at;
+    let how = match report.method {
+        Method::Replay => "run again",
+        Method::Freivalds => "checked against the transcript",
+    };
+    writeln!(out, "{} {looked_at} of {steps} blocks {how}", entry("checked"))?;
+    if report.cost.products > 0 {
+        let share = 100.0 * report.cost.checking as f64 / report.cost.multiply_adds.max(1) as f64;
+        writeln!(
+            out,
+            "{} {} integer products of {} multiply-adds, with {} ({share:.2} %)",
+            entry(""),
+            grouped(report.cost.products),
+            grouped(report.cost.multiply_adds),
+            grouped(report.cost.checking),
+        )?;
+    }
+    writeln!(out, "{} {}", entry("error"), bound(report))?;
+    let ms = super::answer::ms;
+    writeln!(
+        out,
+        "{} load {:.0} ms, audit {:.1} ms ({:.1} ms of CPU)",
+        entry("time"),
+        ms(report.cost.load),
+        ms(report.cost.audit),
+        ms(report.cost.cpu)
+    )?;
+    writeln!(out, "{} {} {}", entry("receipt"), report.receipt, style.faint(&format!("by {}", report.issuer)))?;
+    writeln!(out, "{} {}", entry("verifier"), report.verifier)?;
+    for note in &report.notes {
+        writeln!(out, "{} {note}", style.warn("note:"))?;
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,55 @@
+//! `ostrakon transcript`.
+
+use super::{home, policy, size, write_json};
+use crate::args::TranscriptArgs;
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::style::Style;
+use ostrakon_node::{RunOptions, audit, load_or_create_key, receipt, store, transcript};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// What was written, for programs.
+#[derive(Serialize)]
+struct Document {
+    path: String,
+    receipt: String,
+    blocks: usize,
+    bytes: u64,
+}
+
+pub(crate) fn run(args: &TranscriptArgs, json: bool) -> Result<(), Problem> {
+    let home = home()?;
+    let policy = policy(&home, &args.trust)?;
+    let key = load_or_create_key(&home)?;
+    let signed: ostrakon_node::SignedReceipt = receipt::read(&args.receipt)?;
+    let directory = match &args.package {
+        Some(word) => store::locate(&home, word)?,
+        None => audit::stored(&home, &signed.receipt.package)?,
+    };
+    let progress = Progress::new(json);
+    let wanted = |place: usize| args.blocks.is_empty() || args.blocks.contains(&place);
+    let written = transcript::write(
+        &signed,
+        &wanted,
+        &directory,
+        &policy,
+        &home,
+        &RunOptions::default(),
+        &key,
+        &args.out,
+        &|event| progress.show(event),
+    );
+    progress.finish();
+    let written = written?;
+    let path = args.out.display().to_string();
+    if json {
+        let receipt = signed.receipt.digest().to_string();
+        return write_json(&Document { path, receipt, blocks: written.blocks, bytes: written.bytes });
+    }
+    let style = Style::of_stdout();
+    let mut out = io::stdout().lock();
+    writeln!(out, "{} blocks, {}: {}", written.blocks, size(written.bytes), style.strong(&path))?;
+    writeln!(out, "{}", style.faint("It reveals every activation of these blocks: give it to auditors of this request only."))?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The executor's transcript, read in place.
+
+use crate::error::{NodeError, file_error};
+use crate::receipt::{element_type, tensor_digest};
+use crate::transcript::lengths_tensor;
+use memmap2::Mmap;
+use ostrakon_nn::Tensor;
+use ostrakon_protocol::{Batch, BlockRange, BlockTranscript, Digest, PublicKey, Receipt, Step, Transcript};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A transcript that belongs to the receipt.
+pub(super) struct Evidence {
+    map: Arc<Mmap>,
+    receipt: Digest,
+    blocks: Vec<(BlockTranscript, BlockRange)>,
+    by_place: HashMap<(u32, String), usize>,
+}
+
+/// A range of the map.
+pub(super) struct Part {
+    map: Arc<Mmap>,
+    range: std::ops::Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        self.map.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl Evidence {
+    /// Open a transcript.
+    #[allow(unsafe_code)]
+    pub(super) fn open(path: &Path, receipt: &Receipt) -> Result<Self, NodeError> {
+        let file = File::open(path).map_err(file_error("read", path))?;
+        // SAFETY: the map is only read. Should somebody change the file under it, products and digests are
+        // checked on copies, or the verdict is of what was read; a file that is cut while it is mapped can end
+        // this process, as it can any that maps files.
+        let map = unsafe { Mmap::map(&file) }.map_err(file_error("read", path))?;
+        let broken = |source| NodeError::Transcript { path: path.display().to_string(), source };
+        let (transcript, ranges) = Transcript::read(&map).map_err(broken)?;
+        let id = receipt.digest();
+        if transcript.receipt != id {
+            return Err(NodeError::Setting(format!(
+                "{} is the transcript of another receipt: {} and not {id}",
+                path.display(),
+                transcript.receipt
+            )));
+        }
+        let blocks: Vec<_> = transcript.blocks.into_iter().zip(ranges).collect();
+        let by_place = (0..).zip(&blocks).map(|(at, (block, _))| ((block.batch, block.block.clone()), at)).collect();
+        Ok(Self { map: Arc::new(map), receipt: id, blocks, by_place })
+    }
+
+    /// What it has of a block on a batch.
+    pub(super) fn block(&self, batch: u32, block: &str) -> Option<BlockEvidence<'_>> {
+        let at = *self.by_place.get(&(batch, block.to_owned()))?;
+        let (block, range) = self.blocks.get(at)?;
+        Some(BlockEvidence { of: self, block, range })
+    }
+}
+
+/// What a transcript has of one block on one batch.
+pub(super) struct BlockEvidence<'a> {
+    of: &'a Evidence,
+    block: &'a BlockTranscript,
+    range: &'a BlockRange,
+}
+
+impl BlockEvidence<'_> {
+    fn part(&self, range: &std::ops::Range<usize>) -> Part {
+        Part { map: Arc::clone(&self.of.map), range: range.clone() }
+    }
+
+    /// The products.
+    pub(super) fn products(&self) -> Arc<Part> {
+        Arc::new(self.part(&self.range.products))
+    }
+
+    /// The block's input and the batch's lengths, if they are those that the receipt commits to.
+    pub(super) fn inputs(&self, step: &Step, batch: &Batch) -> Result<(Tensor, Tensor), String> {
+        let ty = element_type(self.block.element)
+            .ok_or_else(|| format!("the transcript has an input of the unknown type {}", self.block.element))?;
+        let bytes = self.part(&self.range.input).as_ref().to_vec();
+        let input = Tensor::new(self.block.dimensions.clone(), ty, bytes)
+            .map_err(|error| format!("the transcript's input is no tensor: {}", error.text()))?;
+        if tensor_digest(&input) != step.input {
+            return Err("the transcript's input is not the one that the receipt commits to".into());
+        }
+        let lengths = lengths_tensor(self.block).map_err(|error| error.to_string())?;
+        if tensor_digest(&lengths) != batch.lengths {
+            return Err("the transcript's lengths are not those that the receipt commits to".into());
+        }
+        Ok((input, lengths))
+    }
+
+    /// Whether the node signed this.
+    pub(super) fn is_signed(&self, node: &PublicKey) -> bool {
+        let (input, products) = (self.part(&self.range.input), self.part(&self.range.products));
+        self.block.is_signed(node, &self.of.receipt, input.as_ref(), products.as_ref())
+    }
+}

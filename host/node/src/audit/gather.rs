@@ -1,0 +1,280 @@
+//! Gathers evidence: what this machine finds out about each step of a receipt.
+//!
+//! # How
+//!
+//! Batch by batch, block by block. A block's input is, in this order: what the block before gave here, which
+//! was seen to be what the receipt says; the transcript's, if its digest is the one on the receipt; for the
+//! first block, the tokens of the request. So blocks can be looked at alone where there is a transcript; without
+//! one, the blocks before the last one that was chosen are run too, and then they are looked at as well.
+//!
+//! The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
+//! know who is to blame.
+
+use super::evidence::{BlockEvidence, Evidence};
+use super::{Cost, Opened};
+use crate::error::NodeError;
+use crate::execute::{inputs, rows};
+use crate::options::Arithmetic;
+use crate::progress::{Event, Watcher};
+use crate::receipt::tensor_digest;
+use crate::tokens::Tokenised;
+use ostrakon_engine::verification::{Checked, Computed, Element, Input, Observation, Product};
+use ostrakon_nn::{Auditor, CheckedProduct, Tensor};
+use ostrakon_protocol::{Batch, Digest, PublicKey, SignedReceipt, Step};
+
+/// What gathering needs.
+pub(super) struct Gathering<'a> {
+    pub(super) signed: &'a SignedReceipt,
+    pub(super) opened: &'a mut Opened,
+    pub(super) evidence: Option<&'a Evidence>,
+    /// For each step.
+    pub(super) chosen: &'a [bool],
+}
+
+/// What was found out.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) missing: Vec<String>,
+    pub(super) inputs: Vec<Option<Input>>,
+    pub(super) steps: Vec<Observation>,
+    pub(super) outputs: Option<Vec<Digest>>,
+    pub(super) cost: Cost,
+}
+
+impl Gathered {
+    /// Steps that were looked at, and all.
+    pub(super) fn looked_at(&self) -> (usize, usize) {
+        let looked = |step: &&Observation| matches!(step, Observation::Computed(_) | Observation::Checked(_));
+        (self.steps.iter().filter(looked).count(), self.steps.len())
+    }
+}
+
+/// A batch with what the request makes of it.
+struct Place<'a> {
+    at: u32,
+    batch: &'a Batch,
+    texts: Option<&'a [Tokenised]>,
+    /// Ids and lengths, where the request is known and makes what the receipt says.
+    inputs: Option<(Tensor, Tensor)>,
+}
+
+impl Gathering<'_> {
+    /// Look at the chosen steps.
+    pub(super) fn gather(mut self, texts: Option<&[String]>, watch: Watcher<'_>) -> Result<Gathered, NodeError> {
+        let signed = self.signed;
+        let mut found = Gathered::default();
+        let tokenised = texts.map(|texts| self.opened.model.tokens.encode(texts)).transpose()?;
+        if tokenised.is_none() {
+            found.missing.push("the request is not known: give its texts with --text or --input".into());
+        }
+        let mut rest = tokenised.as_deref();
+        let mut outputs = Some(Vec::new());
+        let mut stopped = false;
+        for (at, batch) in (0..).zip(&signed.receipt.batches) {
+            let texts;
+            (texts, rest) = match rest.and_then(|rest| rest.split_at_checked(batch.texts as usize)) {
+                Some((texts, rest)) => (Some(texts), Some(rest)),
+                None => (None, None),
+            };
+            let made = texts.map(inputs).transpose()?;
+            found.inputs.push(made.as_ref().map(|(ids, lengths)| Input {
+                rows: word(tensor_digest(ids)),
+                lengths: word(tensor_digest(lengths)),
+            }));
+            let claimed = batch.legs.iter().flat_map(|leg| &leg.steps).next();
+            let made = made.filter(|(ids, lengths)| {
+                claimed.is_some_and(|step| step.input == tensor_digest(ids)) && batch.lengths == tensor_digest(lengths)
+            });
+            let place = Place { at, batch, texts, inputs: made };
+            let result = if stopped { self.skip(&place, &mut found) } else { self.batch(&place, &mut found, watch) };
+            stopped |= result.is_wrong;
+            outputs = match (outputs, result.outputs) {
+                (Some(mut all), Some(some)) => {
+                    all.extend(some);
+                    Some(all)
+                }
+                _ => None,
+            };
+        }
+        found.outputs = outputs;
+        Ok(found)
+    }
+
+    fn skip(&self, place: &Place<'_>, found: &mut Gathered) -> BatchResult {
+        let steps = place.batch.legs.iter().map(|leg| leg.steps.len()).sum();
+        found.steps.extend(std::iter::repeat_n(Observation::NotLookedAt, steps));
+        BatchResult::default()
+    }
+
+    fn batch(&mut self, place: &Place<'_>, found: &mut Gathered, watch: Watcher<'_>) -> BatchResult {
+        let steps: Vec<(PublicKey, &Step)> =
+            place.batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).collect();
+        let first = found.steps.len();
+        let chosen = self.chosen.get(first..first + steps.len()).unwrap_or_default().to_vec();
+        let mut result = BatchResult::default();
+        // What the block before gave here, seen to be what the receipt says.
+        let mut x: Option<Tensor> = None;
+        for (index, (node, step)) in steps.iter().enumerate() {
+            let evidence = self.evidence.and_then(|evidence| evidence.block(place.at, &step.block));
+            if result.is_wrong || !self.is_needed(index, &chosen, &steps, place) {
+                found.steps.push(Observation::NotLookedAt);
+                x = None;
+                continue;
+            }
+            let input = match (x.take(), &place.inputs) {
+                (Some(x), Some((_, lengths))) => Ok((x, lengths.clone())),
+                (None, Some((ids, lengths))) if index == 0 => Ok((ids.clone(), lengths.clone())),
+                _ => match &evidence {
+                    Some(evidence) => evidence.inputs(step, place.batch),
+                    None if place.inputs.is_none() => Err("its input cannot be made: the request is not known".into()),
+                    None => Err("its input is not known: a block before it could not be run here".into()),
+                },
+            };
+            let looked = input.and_then(|(input, lengths)| {
+                self.look(index, *node, step, input, &lengths, evidence.as_ref(), &mut found.cost)
+            });
+            match looked {
+                Ok(Looked { observation, output, is_wrong }) => {
+                    found.steps.push(observation);
+                    result.is_wrong = is_wrong;
+                    x = output;
+                }
+                Err(reason) => found.steps.push(Observation::Unavailable(reason)),
+            }
+            watch(Event::Done { done: found.steps.len() as u64, total: self.chosen.len() as u64 });
+        }
+        result.outputs = x.zip(place.texts).and_then(|(x, texts)| rows(&x, texts).ok()).map(|outputs| {
+            outputs.into_iter().map(|output| output.digest).collect()
+        });
+        result
+    }
+
+    /// Whether a step must be run: it was chosen, or a chosen one after it has no input otherwise.
+    fn is_needed(&self, index: usize, chosen: &[bool], steps: &[(PublicKey, &Step)], place: &Place<'_>) -> bool {
+        if chosen.get(index) == Some(&true) {
+            return true;
+        }
+        if self.opened.auditor.is_some() {
+            return false;
+        }
+        let has_input = |step: &Step| self.evidence.is_some_and(|evidence| evidence.block(place.at, &step.block).is_some());
+        let later = chosen.iter().zip(steps).skip(index + 1);
+        later.take_while(|(_, (_, step))| !has_input(step)).any(|(&chosen, _)| chosen)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step and all that is known of it")]
+    fn look(
+        &mut self,
+        index: usize,
+        node: PublicKey,
+        step: &Step,
+        input: Tensor,
+        lengths: &Tensor,
+        evidence: Option<&BlockEvidence<'_>>,
+        cost: &mut Cost,
+    ) -> Result<Looked, String> {
+        let auditor = self.opened.auditor.clone();
+        let comparable = self.opened.model.profile() == self.signed.receipt.profile
+            && self.opened.model.arithmetic() == Arithmetic::Cpu;
+        if let Some(auditor) = auditor {
+            let evidence = evidence.ok_or("the transcript does not hold it")?;
+            auditor.begin(evidence.products());
+            return self.check(&auditor, index, node, step, input, lengths, evidence, cost);
+        }
+        let done = self.opened.model.run_block(index, input, lengths).map_err(|error| full(&error))?;
+        let output = tensor_digest(&done.output);
+        let fuel = comparable.then_some(done.fuel);
+        let is_wrong = output != step.output || fuel.is_some_and(|fuel| fuel != step.fuel);
+        let observation = Observation::Computed(Computed { output: word(output), fuel });
+        Ok(Looked { observation, output: Some(done.output), is_wrong })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step and all that is known of it")]
+    fn check(
+        &mut self,
+        auditor: &Auditor,
+        index: usize,
+        node: PublicKey,
+        step: &Step,
+        input: Tensor,
+        lengths: &Tensor,
+        evidence: &BlockEvidence<'_>,
+        cost: &mut Cost,
+    ) -> Result<Looked, String> {
+        let done = self.opened.model.run_block(index, input, lengths);
+        let finished = auditor.finish();
+        if let Some(operation) = finished.ended_early {
+            return Err(format!("the transcript ends in the middle of {operation}"));
+        }
+        for product in &finished.products {
+            cost.products += 1;
+            cost.multiply_adds = cost.multiply_adds.saturating_add(product.multiply_adds);
+            cost.checking = cost.checking.saturating_add(product.checking);
+        }
+        let passed = finished.products.iter().all(CheckedProduct::passed);
+        let products = finished.products.into_iter().map(product).collect();
+        let (checked, output) = match done {
+            Ok(done) => {
+                if finished.left_over > 0 {
+                    return Err(format!("the transcript has {} bytes that no product asked for", finished.left_over));
+                }
+                let fuel = (self.opened.model.profile() == self.signed.receipt.profile).then_some(done.fuel);
+                (Checked { products, output: Some(word(tensor_digest(&done.output))), fuel }, Some(done.output))
+            }
+            Err(_) if !passed => (Checked { products, output: None, fuel: None }, None),
+            Err(error) => return Err(full(&error)),
+        };
+        let right = passed
+            && checked.output == Some(word(step.output))
+            && checked.fuel.is_none_or(|fuel| fuel == step.fuel);
+        // Where everything is right it does not matter whose the transcript is. Before anyone is accused it does.
+        if !right && !evidence.is_signed(&node) {
+            return Err("the transcript is wrong, but not signed by the node that ran the block: it is damaged or forged".into());
+        }
+        Ok(Looked { observation: Observation::Checked(checked), output, is_wrong: !right })
+    }
+}
+
+/// What was found out about a step.
+struct Looked {
+    observation: Observation,
+    output: Option<Tensor>,
+    is_wrong: bool,
+}
+
+#[derive(Default)]
+struct BatchResult {
+    /// Of each text, if the last block was looked at.
+    outputs: Option<Vec<Digest>>,
+    is_wrong: bool,
+}
+
+fn product(product: CheckedProduct) -> Product {
+    let CheckedProduct { operation, left, right, wrong, .. } = product;
+    let wrong = wrong.map(|wrong| Element {
+        row: u32::try_from(wrong.row).unwrap_or(u32::MAX),
+        column: u32::try_from(wrong.column).unwrap_or(u32::MAX),
+        claimed: wrong.claimed,
+        exact: wrong.exact,
+    });
+    Product { operation, left, right, wrong }
+}
+
+/// A digest as the verifier takes it.
+pub(super) fn word(digest: Digest) -> ostrakon_engine::verification::Digest {
+    (*digest.as_bytes()).into()
+}
+
+/// An error with all its causes.
+fn full(error: &NodeError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

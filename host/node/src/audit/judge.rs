@@ -1,0 +1,104 @@
+//! Lets the verifier component judge.
+
+use super::gather::{Gathered, word};
+use crate::error::NodeError;
+use crate::load::{Model, runtime};
+use crate::options::RunOptions;
+use ostrakon_engine::verification::{Block, Claim, Evidence, Judged, Seal, Step, Verifier};
+use ostrakon_engine::{Limits, World};
+use ostrakon_package::Home;
+use ostrakon_protocol::{Digest, SignedReceipt};
+
+/// The verifier at work.
+pub(super) struct Judge {
+    verifier: Verifier,
+    digest: Digest,
+}
+
+impl Judge {
+    /// Admit the verifier.
+    pub(super) fn new(component: &[u8], home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
+        let name = crate::plugins::VERIFIER.to_owned();
+        let plugin = runtime(home, options)?
+            .admit(component, World::Verifier)
+            .map_err(|source| NodeError::Admission { name: name.clone(), source })?;
+        let digest = Digest::from_bytes(*plugin.digest().as_bytes());
+        let verifier = plugin.verifier(Limits { ..options.limits }).map_err(|source| NodeError::Block { block: name, source })?;
+        Ok(Self { verifier, digest })
+    }
+}
+
+/// The verdict, and the digest of the component that gave it.
+pub(super) fn judge(
+    judge: &mut Judge,
+    signed: &SignedReceipt,
+    model: &Model,
+    found: Gathered,
+) -> Result<(Judged, Digest), NodeError> {
+    let claim = claim(signed);
+    let Gathered { missing, inputs, steps, outputs, .. } = found;
+    let answer = word(Digest::of_outputs(&signed.receipt.outputs));
+    let evidence = Evidence {
+        missing,
+        seals: seals(signed),
+        blocks: blocks(model),
+        inputs,
+        steps,
+        outputs: outputs.map(|outputs| outputs.into_iter().map(word).collect()),
+        answer,
+    };
+    let judged = judge
+        .verifier
+        .verify(&claim, &evidence)
+        .map_err(|source| NodeError::Block { block: crate::plugins::VERIFIER.into(), source })?;
+    Ok((judged, judge.digest))
+}
+
+fn claim(signed: &SignedReceipt) -> Claim {
+    let receipt = &signed.receipt;
+    let step = |(batch, node, step): (u32, ostrakon_protocol::PublicKey, &ostrakon_protocol::Step)| Step {
+        batch,
+        block: step.block.clone(),
+        component: word(step.component),
+        node: node.to_string(),
+        input: word(step.input),
+        output: word(step.output),
+        fuel: step.fuel,
+    };
+    Claim {
+        issuer: signed.issuer.to_string(),
+        steps: receipt.steps().map(step).collect(),
+        lengths: receipt.batches.iter().map(|batch| word(batch.lengths)).collect(),
+        outputs: receipt.outputs.iter().copied().map(word).collect(),
+        answer: word(receipt.answer),
+    }
+}
+
+fn seals(signed: &SignedReceipt) -> Vec<Seal> {
+    let receipt = &signed.receipt;
+    let mut seals = vec![Seal {
+        subject: "the receipt".into(),
+        signer: signed.issuer.to_string(),
+        valid: signed.is_signed(),
+        batch: None,
+        block: None,
+    }];
+    for (at, batch) in (0..).zip(&receipt.batches) {
+        let Some(place) = receipt.place(at) else { continue };
+        for leg in &batch.legs {
+            let valid = leg.is_signed(&place);
+            seals.extend(leg.steps.iter().map(|step| Seal {
+                subject: format!("block `{}` of batch {at}", step.block),
+                signer: leg.node.to_string(),
+                valid,
+                batch: Some(at),
+                block: Some(step.block.clone()),
+            }));
+        }
+    }
+    seals
+}
+
+fn blocks(model: &Model) -> Vec<Block> {
+    model.blocks.iter().map(|block| Block { name: block.name.clone(), component: word(block.component) }).collect()
+}
