@@ -197,6 +197,10 @@ struct Shared {
 #[derive(Default)]
 struct TickerState {
     running_calls: usize,
+    /// Whether a call has begun since the last tick.
+    begun: bool,
+    /// Whether the thread sleeps until a call wakes it.
+    asleep: bool,
     stop: bool,
 }
 
@@ -206,11 +210,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Calls are short and follow each other closely, and a thread that each of them woke would take a
+    /// core from the arithmetic. So the thread falls asleep only after a tick in which there was no call.
     fn run(&self, engine: &Engine) {
         let mut state = self.lock();
         while !state.stop {
-            state = if state.running_calls == 0 {
-                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            let begun = std::mem::take(&mut state.begun);
+            state = if state.running_calls == 0 && !begun {
+                state.asleep = true;
+                let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.asleep = false;
+                state
             } else {
                 let (state, waited) = self.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner);
                 if waited.timed_out() {
@@ -233,7 +243,7 @@ impl Ticker {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Ticks that `wall_time` lasts; at least one whole tick passes before the first counts.
+    /// Ticks that `wall_time` lasts, and one more: a call may begin anywhere between two ticks.
     pub(crate) fn ticks(wall_time: Duration) -> u64 {
         u64::try_from(wall_time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX >> 1).min(u64::MAX >> 1) + 1
     }
@@ -242,7 +252,10 @@ impl Ticker {
     pub(crate) fn call(&self) -> RunningCall {
         let mut state = self.shared.lock();
         state.running_calls += 1;
-        if state.running_calls == 1 {
+        state.begun = true;
+        let asleep = state.asleep;
+        drop(state);
+        if asleep {
             self.shared.changed.notify_one();
         }
         RunningCall(Arc::clone(&self.shared))
@@ -267,5 +280,32 @@ impl Drop for RunningCall {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.running_calls = state.running_calls.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_until(ticker: &Ticker, condition: impl Fn(&TickerState) -> bool) {
+        while !condition(&ticker.shared.lock()) {
+            std::thread::sleep(TICK);
+        }
+    }
+
+    #[test]
+    fn the_clock_sleeps_while_nothing_runs_and_wakes_for_a_call() {
+        let ticker = Ticker::start(&Engine::default()).unwrap();
+        for _ in 0..2 {
+            wait_until(&ticker, |state| state.asleep);
+            let running = ticker.call();
+            // Awake and past its first tick: what this call began has been seen, and it still runs.
+            wait_until(&ticker, |state| !state.asleep && !state.begun);
+            drop(running);
+            for _ in 0..100 {
+                drop(ticker.call());
+            }
+        }
+        wait_until(&ticker, |state| state.asleep);
     }
 }
