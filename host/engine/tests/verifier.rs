@@ -1,6 +1,6 @@
 //! The verifier: every rule of `ostrakon:plugin/verification` on the official component, and the
 //! component against hostile claims. Each verdict is asked for under both compilers.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic, its helpers too")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic, its helpers too")]
 
 mod support;
 
@@ -10,11 +10,21 @@ use ostrakon_engine::verification::{
 };
 use ostrakon_engine::{AdmissionError, CallError, Compiler, HostFault, Limits, Plugin, Survey, Trap, Verifier, World};
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
-use support::{built, host, identity, limits, runtime, shared_runtime};
+use support::{host, identity, limits, runtime, shared_runtime};
 
 const BLOCKS: [&str; 3] = ["blocks.0", "blocks.1", "blocks.2"];
+
+/// A built component, from the directory in `OSTRAKON_PLUGINS` or from where `make plugins` leaves it.
+fn built(name: &str) -> Vec<u8> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/plugins");
+    let path = std::env::var_os("OSTRAKON_PLUGINS").map_or(default, PathBuf::from).join(name);
+    std::fs::read(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}. Run `make plugins`, or name the directory in OSTRAKON_PLUGINS", path.display())
+    })
+}
 
 /// The official component, under each compiler.
 fn plugins() -> &'static [Plugin; 2] {
@@ -447,6 +457,38 @@ fn what_is_missing_is_listed() {
 }
 
 #[test]
+fn no_flipped_bit_of_a_claim_is_accepted() {
+    let flip = |digest: &mut Digest, bit: usize| {
+        let mut bytes = <[u8; 32]>::from(*digest);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        *digest = bytes.into();
+    };
+    let mut verifier = verifier(limits());
+    let (claim, evidence) = honest();
+    let mut assert_rejected_for = |change: &dyn Fn(&mut Claim), node: &str| {
+        let mut claim = claim.clone();
+        change(&mut claim);
+        let verdict = verifier.verify(&claim, &evidence).unwrap().verdict;
+        assert!(matches!(&verdict, Verdict::Reject(accusation) if accusation.node == node), "{verdict:?}");
+    };
+    for bit in (0..256).step_by(17) {
+        for (at, step) in claim.steps.iter().enumerate() {
+            assert_rejected_for(&|claim| flip(&mut claim.steps[at].component, bit), &step.node);
+            assert_rejected_for(&|claim| flip(&mut claim.steps[at].input, bit), "issuer");
+            // Between two blocks it shows as a break of the chain before anything is computed.
+            let whose = if at % 3 == 2 { &step.node } else { "issuer" };
+            assert_rejected_for(&|claim| flip(&mut claim.steps[at].output, bit), whose);
+            assert_rejected_for(&|claim| claim.steps[at].fuel ^= 1 << (bit % 64), &step.node);
+        }
+        for at in 0..2 {
+            assert_rejected_for(&|claim| flip(&mut claim.lengths[at], bit), "issuer");
+            assert_rejected_for(&|claim| flip(&mut claim.outputs[at], bit), "issuer");
+        }
+        assert_rejected_for(&|claim| flip(&mut claim.answer, bit), "issuer");
+    }
+}
+
+#[test]
 fn an_empty_claim_is_not_accepted() {
     let verdict = but(|claim, evidence| {
         claim.steps.clear();
@@ -643,4 +685,23 @@ fn an_impatient_host_is_a_host_fault() {
     let limits = Limits { wall_time: Duration::ZERO, ..ample() };
     let result = assert_survives(&many, limits);
     assert!(matches!(result, Ok(_) | Err(CallError::Host(HostFault::TimedOut { .. }))), "{result:?}");
+}
+
+#[test]
+fn a_damaged_verifier_never_harms_the_host() {
+    let component = built("verifier.wasm");
+    let (claim, evidence) = honest();
+    let mut ran = 0;
+    for at in (8..component.len()).step_by(1777) {
+        let mut bytes = component.clone();
+        bytes[at] ^= 1 << (at % 8);
+        // Whatever it says now: it is refused, or stopped, or gives a verdict.
+        let Ok(plugin) = shared_runtime().admit(&bytes, World::Verifier) else { continue };
+        let Ok(mut verifier) = plugin.verifier(limits()) else { continue };
+        ran += 1;
+        let result = verifier.verify(&claim, &evidence);
+        assert_eq!(verifier.is_spent(), result.is_err());
+    }
+    assert!(ran > 0);
+    assert_accepted(&verify(&honest()), 6);
 }

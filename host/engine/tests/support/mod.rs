@@ -361,12 +361,3 @@ pub(crate) fn reference_identity() -> String {
   {BLOCK})"#
     )
 }
-
-/// A built component, from the directory in `OSTRAKON_PLUGINS` or from where `make plugins` leaves it.
-pub(crate) fn built(name: &str) -> Vec<u8> {
-    let default = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/plugins");
-    let path = std::env::var_os("OSTRAKON_PLUGINS").map_or(default, std::path::PathBuf::from).join(name);
-    std::fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}. Run `make plugins`, or name the directory in OSTRAKON_PLUGINS", path.display())
-    })
-}
