@@ -53,13 +53,16 @@ pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: 
 
 /// `codes . v` in the field.
 pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
-    let v = projection.residues.each_ref().map(Vec::as_slice);
-    let sums = match level.level() {
+    match level.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::narrow_right(level, codes, v),
-        _ => narrow_right_portable(codes, v),
-    };
-    sums.map(residue_u64)
+        Level::Avx2 | Level::Avx512 => {
+            let [a, b] = &projection.limbs;
+            let sums = super::avx2::narrow_right(level, codes, [&a.low, &b.low], [&a.high, &b.high]);
+            // `255 * 2^30 * 66_000 < p * 2^25`
+            sums.map(|sum| residue_u64((sum + (i64::from(FIELD) << 25)) as u64))
+        }
+        _ => narrow_right_portable(codes, projection.residues.each_ref().map(Vec::as_slice)).map(residue_u64),
+    }
 }
 
 pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) -> [u64; 2] {
