@@ -57,7 +57,10 @@ unsafe fn narrow_left_avx2(totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64;
             *b = fold(*b);
         }
     }
-    let ([a, b], rest_most) = super::kernel::narrow_left_portable(rest, bound, after(r, at));
+    let ([a, b], rest_most) = match rest {
+        [] => ([0; 2], 0),
+        rest => super::kernel::narrow_left_portable(rest, bound, after(r, at)),
+    };
     let [[c, d], [e, f]] = sums.map(|sums| sums.map(|sum| lanes(sum).iter().sum::<u64>()));
     let most = lanes(most).iter().fold(rest_most, |most, &pair| most.max(pair as u32).max((pair >> 32) as u32));
     // Folded lanes are below 2^34.
@@ -146,7 +149,10 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
         }
         at += TURN;
     }
-    let (mut parts, mut all) = super::kernel::wide_left_portable(rest, after(r, at));
+    let (mut parts, mut all) = match rest {
+        [] => ([[0; 2]; 2], 0),
+        rest => super::kernel::wide_left_portable(rest, after(r, at)),
+    };
     for (parts, sums) in parts.iter_mut().zip(sums) {
         for (part, sum) in parts.iter_mut().zip(sums) {
             *part += lanes(sum).iter().map(|&lane| u128::from(lane)).sum::<u128>();
@@ -198,7 +204,10 @@ unsafe fn wide_right_avx2<const FLIP: u16, T: Word>(
         }
         at += TURN;
     }
-    let mut parts = super::kernel::wide_right_portable::<FLIP, T>(rest, after(low, at), after(high, at));
+    let mut parts = match rest {
+        [] => [(0, 0); 2],
+        rest => super::kernel::wide_right_portable::<FLIP, T>(rest, after(low, at), after(high, at)),
+    };
     for ((low, high), [a, b]) in parts.iter_mut().zip(sums) {
         *low += lanes(a).iter().sum::<u64>();
         *high += lanes(b).iter().map(|&lane| lane as i64).sum::<i64>();
