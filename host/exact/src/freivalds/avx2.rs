@@ -2,7 +2,7 @@
 //!
 //! `vpmuludq` and `vpmuldq` multiply the low 32 bits of each 64-bit lane. The elements at odd places are
 //! brought there by a shift of the row's side and by loading the vector's side one element later, so
-//! nothing is shuffled.
+//! nothing is shuffled. 8-bit codes are multiplied by `vpmaddwd` instead, with v in two limbs of 16 bits.
 #![allow(unsafe_code)]
 
 use super::kernel::{LOW_BITS, Word};
@@ -12,6 +12,10 @@ use core::arch::x86_64::*;
 
 /// Elements of a turn.
 const TURN: usize = 8;
+/// Elements of a turn of 16-bit pairs.
+const PAIRS_TURN: usize = 16;
+/// Turns whose pairs, each at most `2 * 255 * 2^15 < 2^24` in magnitude, add up in 32 bits.
+const PAIRS_BLOCK: usize = 128;
 
 /// See [`narrow_left_portable`](super::kernel::narrow_left_portable).
 pub(super) fn narrow_left(_: Proven, totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64; 2], u32) {
@@ -48,49 +52,62 @@ unsafe fn narrow_left_avx2(totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64;
             }
             at += TURN;
         }
-        for sum in sums.as_flattened_mut() {
-            *sum = fold(*sum);
+        for [a, b] in &mut sums {
+            *a = fold(*a);
+            *b = fold(*b);
         }
     }
-    let done = r.map(|r| r.get(at..).unwrap_or(&[]));
-    let ([a, b], rest_most) = super::kernel::narrow_left_portable(rest, bound, done);
+    let ([a, b], rest_most) = match rest {
+        [] => ([0; 2], 0),
+        rest => super::kernel::narrow_left_portable(rest, bound, after(r, at)),
+    };
     let [[c, d], [e, f]] = sums.map(|sums| sums.map(|sum| lanes(sum).iter().sum::<u64>()));
     let most = lanes(most).iter().fold(rest_most, |most, &pair| most.max(pair as u32).max((pair >> 32) as u32));
     // Folded lanes are below 2^34.
     ([super::fold(a) + c + d, super::fold(b) + e + f], most)
 }
 
-/// See [`narrow_right_portable`](super::kernel::narrow_right_portable).
-pub(super) fn narrow_right(_: Proven, codes: &[u8], v: [&[u32]; 2]) -> [u64; 2] {
-    assert!(v.iter().all(|v| v.len() > codes.len()), "too short a projection");
+/// The sum of codes and centred v, as an integer; v in two limbs: `v = high * 2^16 + low`.
+pub(super) fn narrow_right(_: Proven, codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -> [i64; 2] {
+    assert!(low.iter().chain(&high).all(|v| v.len() >= codes.len()), "too short a projection");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
-    unsafe { narrow_right_avx2(codes, v) }
+    unsafe { narrow_right_avx2(codes, low, high) }
 }
 
 /// # Safety
-/// AVX2; each v longer than the codes.
+/// AVX2; each limb of v as long as the codes.
 #[target_feature(enable = "avx2")]
-unsafe fn narrow_right_avx2(codes: &[u8], v: [&[u32]; 2]) -> [u64; 2] {
-    let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-    let (turns, rest) = codes.as_chunks::<TURN>();
+unsafe fn narrow_right_avx2(codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -> [i64; 2] {
+    let mut totals = [0i64; 2];
+    let (turns, rest) = codes.as_chunks::<PAIRS_TURN>();
     let mut at = 0;
-    for turn in turns {
-        // SAFETY: a turn is 8 bytes; each v has an element beyond the codes.
-        unsafe {
-            let even = _mm256_cvtepu8_epi32(_mm_loadl_epi64(turn.as_ptr().cast()));
-            let odd = _mm256_srli_epi64::<32>(even);
-            for (sums, v) in sums.iter_mut().zip(&v) {
-                let [a, b] = sums;
-                let v = v.as_ptr().add(at);
-                *a = _mm256_add_epi64(*a, _mm256_mul_epu32(even, _mm256_loadu_si256(v.cast())));
-                *b = _mm256_add_epi64(*b, _mm256_mul_epu32(odd, _mm256_loadu_si256(v.add(1).cast())));
+    for turns in turns.chunks(PAIRS_BLOCK) {
+        let mut sums = [[_mm256_setzero_si256(); 2]; 2];
+        for turn in turns {
+            // SAFETY: a turn is 16 bytes; each limb is as long as the codes.
+            unsafe {
+                let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(turn.as_ptr().cast()));
+                for ((sums, low), high) in sums.iter_mut().zip(&low).zip(&high) {
+                    let [a, b] = sums;
+                    let (low, high) = (low.as_ptr().add(at).cast(), high.as_ptr().add(at).cast());
+                    *a = _mm256_add_epi32(*a, _mm256_madd_epi16(codes, _mm256_loadu_si256(low)));
+                    *b = _mm256_add_epi32(*b, _mm256_madd_epi16(codes, _mm256_loadu_si256(high)));
+                }
+            }
+            at += PAIRS_TURN;
+        }
+        for (total, [a, b]) in totals.iter_mut().zip(sums) {
+            *total += sum_of_i32(a) + (sum_of_i32(b) << 16);
+        }
+    }
+    if !rest.is_empty() {
+        for ((total, low), high) in totals.iter_mut().zip(after(low, at)).zip(after(high, at)) {
+            for ((&x, &low), &high) in rest.iter().zip(low).zip(high) {
+                *total += i64::from(x) * (i64::from(low) + (i64::from(high) << 16));
             }
         }
-        at += TURN;
     }
-    let [a, b] = super::kernel::narrow_right_portable(rest, v.map(|v| v.get(at..).unwrap_or(&[])));
-    let [[c, d], [e, f]] = sums.map(|sums| sums.map(|sum| lanes(sum).iter().sum::<u64>()));
-    [a + c + d, b + e + f]
+    totals
 }
 
 /// See [`wide_left_portable`](super::kernel::wide_left_portable); `paired` is r in the order of
@@ -132,7 +149,10 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
         }
         at += TURN;
     }
-    let (mut parts, mut all) = super::kernel::wide_left_portable(rest, r.map(|r| r.get(at..).unwrap_or(&[])));
+    let (mut parts, mut all) = match rest {
+        [] => ([[0; 2]; 2], 0),
+        rest => super::kernel::wide_left_portable(rest, after(r, at)),
+    };
     for (parts, sums) in parts.iter_mut().zip(sums) {
         for (part, sum) in parts.iter_mut().zip(sums) {
             *part += lanes(sum).iter().map(|&lane| u128::from(lane)).sum::<u128>();
@@ -184,14 +204,29 @@ unsafe fn wide_right_avx2<const FLIP: u16, T: Word>(
         }
         at += TURN;
     }
-    let low = low.map(|v| v.get(at..).unwrap_or(&[]));
-    let high = high.map(|v| v.get(at..).unwrap_or(&[]));
-    let mut parts = super::kernel::wide_right_portable::<FLIP, T>(rest, low, high);
+    let mut parts = match rest {
+        [] => [(0, 0); 2],
+        rest => super::kernel::wide_right_portable::<FLIP, T>(rest, after(low, at), after(high, at)),
+    };
     for ((low, high), [a, b]) in parts.iter_mut().zip(sums) {
         *low += lanes(a).iter().sum::<u64>();
         *high += lanes(b).iter().map(|&lane| lane as i64).sum::<i64>();
     }
     parts
+}
+
+/// What is left of both vectors.
+#[inline(always)]
+fn after<T>([a, b]: [&[T]; 2], at: usize) -> [&[T]; 2] {
+    [a.get(at..).unwrap_or(&[]), b.get(at..).unwrap_or(&[])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_of_i32(vector: __m256i) -> i64 {
+    let low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(vector));
+    let high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(vector));
+    lanes(_mm256_add_epi64(low, high)).iter().map(|&lane| lane as i64).sum()
 }
 
 #[inline]

@@ -39,30 +39,31 @@ impl Sides {
     /// A row whose sides are known in the field alone.
     fn push_narrow(&mut self, left: Option<[u32; 2]>, right: [u32; 2]) {
         let left = left.unwrap_or_else(|| right.map(before));
-        self.left.extend(left);
-        self.right.extend(right);
+        self.left.extend_from_slice(&left);
+        self.right.extend_from_slice(&right);
     }
 
     /// A row whose sides are known as integers.
     fn push_wide(&mut self, left: Option<[i128; 2]>, right: [i128; 2]) {
         let right_residues = right.map(residue);
         let left = match left {
-            Some(left) => {
-                let mut residues = left.map(residue);
-                for ((residue, same), (left, right)) in
-                    residues.iter_mut().zip(right_residues).zip(left.iter().zip(&right))
-                {
-                    if *residue == same && left != right {
-                        *residue = before(same);
-                    }
-                }
-                residues
+            // Nearly always: then there is nothing more to compute.
+            Some(left) if left == right => right_residues,
+            Some([a, b]) => {
+                let ([c, d], [right_a, right_b]) = (right, right_residues);
+                [hidden(a, c, right_a), hidden(b, d, right_b)]
             }
             None => right_residues.map(before),
         };
-        self.left.extend(left);
-        self.right.extend(right_residues);
+        self.left.extend_from_slice(&left);
+        self.right.extend_from_slice(&right_residues);
     }
+}
+
+/// The residue of a left side, unless only the residue is that of the right side.
+const fn hidden(left: i128, right: i128, right_residue: u32) -> u32 {
+    let residue = residue(left);
+    if residue == right_residue && left != right { before(residue) } else { residue }
 }
 
 /// The element of the field before this one: what stands for a left side that is wrong in any case.

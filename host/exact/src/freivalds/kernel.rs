@@ -22,6 +22,7 @@ pub(super) const LOW_BITS: u32 = 24;
 const TOTALS_BLOCK: usize = 2048;
 
 /// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`. `2 bound < p`.
+#[inline]
 pub(super) fn narrow_left(level: Proven, totals: &[i32], bound: u32, challenge: &Challenge) -> Option<[u32; 2]> {
     let r = challenge.natural.each_ref().map(Vec::as_slice);
     let (sums, most) = match level.level() {
@@ -52,14 +53,18 @@ pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: 
 }
 
 /// `codes . v` in the field.
+#[inline]
 pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
-    let v = projection.residues.each_ref().map(Vec::as_slice);
-    let sums = match level.level() {
+    match level.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::narrow_right(level, codes, v),
-        _ => narrow_right_portable(codes, v),
-    };
-    sums.map(residue_u64)
+        Level::Avx2 | Level::Avx512 => {
+            let [a, b] = &projection.limbs;
+            let sums = super::avx2::narrow_right(level, codes, [&a.low, &b.low], [&a.high, &b.high]);
+            // `255 * 2^30 * 66_000 < p * 2^25`
+            sums.map(|sum| residue_u64((sum + (i64::from(FIELD) << 25)) as u64))
+        }
+        _ => narrow_right_portable(codes, projection.residues.each_ref().map(Vec::as_slice)).map(residue_u64),
+    }
 }
 
 pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) -> [u64; 2] {
@@ -72,6 +77,7 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
 }
 
 /// `totals . r` as integers, or nothing if a total lies outside `-2^46 .. 2^46`.
+#[inline]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
     let [first, second] = &challenge.natural;
     let [paired_first, paired_second] = &challenge.paired;
@@ -123,11 +129,13 @@ pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -
 }
 
 /// `codes . v` as integers.
+#[inline]
 pub(super) fn wide_right(level: Proven, codes: &[u16], projection: &Projection) -> [i128; 2] {
     biased_right::<0, _>(level, codes, projection)
 }
 
 /// Likewise for signed numbers.
+#[inline]
 pub(super) fn signed_right(level: Proven, codes: &[i16], projection: &Projection) -> [i128; 2] {
     let [a, b] = biased_right::<0x8000, _>(level, codes, projection);
     let [sum_a, sum_b] = projection.sum;
@@ -152,6 +160,7 @@ impl Word for i16 {
 }
 
 /// The sum of `(x ^ FLIP) * v`: to flip the sign bit is to add 2^15 to a signed number.
+#[inline]
 fn biased_right<const FLIP: u16, T: Word>(level: Proven, codes: &[T], projection: &Projection) -> [i128; 2] {
     let ([low_a, low_b], [high_a, high_b]) = (&projection.low, &projection.high);
     let blocks = codes.chunks(CODES_BLOCK).enumerate();

@@ -54,22 +54,19 @@ pub const FIELD: u32 = 0x7fff_ffff;
 /// What is added to a wide total to make it unsigned; wide totals lie in `-2^46 .. 2^46`.
 const WIDE_BIAS: i64 = 1 << 46;
 
-/// The residue of an integer below 2^102 in magnitude: four times `2^31 = 1`, then once what is left.
+/// The residue of an integer below 2^102 in magnitude.
 #[inline(always)]
-fn residue(x: i128) -> u32 {
-    // A multiple of p that makes it positive.
-    let mut x = (x + (i128::from(FIELD) << 72)) as u128;
-    for _ in 0..4 {
-        x = (x & u128::from(FIELD)) + (x >> 31);
-    }
-    residue_u64(x as u64)
+const fn residue(x: i128) -> u32 {
+    // A multiple of p makes it positive. 2^62 is 1 in the field, so bits from there on count as the lowest.
+    let x = (x + ((FIELD as i128) << 72)) as u128;
+    residue_u64((x as u64 & (u64::MAX >> 2)) + (x >> 62) as u64)
 }
 
 /// The residue of an unsigned integer.
 #[inline(always)]
-fn residue_u64(x: u64) -> u32 {
-    let x = fold(fold(fold(x)));
-    (if x >= u64::from(FIELD) { x - u64::from(FIELD) } else { x }) as u32
+const fn residue_u64(x: u64) -> u32 {
+    let x = fold(fold(x));
+    (if x >= FIELD as u64 { x - FIELD as u64 } else { x }) as u32
 }
 
 /// A smaller number with the same residue: below 2^34.

@@ -133,11 +133,29 @@ impl fmt::Debug for Challenge {
     }
 }
 
+/// Elements of the field as `high * 2^16 + low`, centred: `-2^30 <= high * 2^16 + low <= 2^30`.
+pub(super) struct Limbs {
+    pub(super) low: Vec<i16>,
+    pub(super) high: Vec<i16>,
+}
+
+impl Limbs {
+    fn new(residues: &[u32]) -> Self {
+        let centred = |&v: &u32| if v > FIELD / 2 { v as i32 - FIELD as i32 } else { v as i32 };
+        Self {
+            low: residues.iter().map(|v| centred(v) as i16).collect(),
+            high: residues.iter().map(|v| ((centred(v) - i32::from(centred(v) as i16)) >> 16) as i16).collect(),
+        }
+    }
+}
+
 /// `v = W^T r` for both vectors r of a challenge, as exact integers. As secret as the challenge.
 pub struct Projection {
     len: usize,
     /// v in the field, padded.
     pub(super) residues: [Vec<u32>; 2],
+    /// v in the field, in limbs.
+    pub(super) limbs: [Limbs; 2],
     /// v modulo 2^32, padded.
     pub(super) low: [Vec<u32>; 2],
     /// v divided by 2^32, downwards, padded.
@@ -214,9 +232,11 @@ impl Projection {
             all.resize(v.len() + PAD, T::default());
             all
         }
+        let residues = exact.each_ref().map(|v| padded(v, |v| residue(v.into())));
         Self {
             len: exact.iter().map(Vec::len).min().unwrap_or(0),
-            residues: exact.each_ref().map(|v| padded(v, |v| residue(v.into()))),
+            limbs: residues.each_ref().map(|v| Limbs::new(v)),
+            residues,
             low: exact.each_ref().map(|v| padded(v, |v| v as u32)),
             high: exact.each_ref().map(|v| padded(v, |v| (v >> 32) as i32)),
             sum: exact.each_ref().map(|v| v.iter().map(|&v| i128::from(v)).sum()),
