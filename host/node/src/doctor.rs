@@ -82,7 +82,7 @@ fn simd() -> Check {
 }
 
 fn arithmetic(options: &RunOptions) -> Check {
-    match load::start_arithmetic(options) {
+    match load::start_arithmetic(options, load::best) {
         Ok((_, backend)) => Check::good("backend", format!("{} passed its self-test", backend.name())),
         Err(error) => Check::bad(
             "backend",

@@ -80,7 +80,7 @@ impl Model {
     /// # Errors
     /// When the package is refused, or anything it needs does not start.
     pub fn load(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
-        Self::load_on(directory, policy, home, options, |executor| ProvenBackend::choose("auto", executor))
+        Self::load_on(directory, policy, home, options, best)
     }
 
     /// Likewise, with the integer products done by what `backend` makes.
@@ -153,6 +153,11 @@ impl Model {
     }
 }
 
+/// The best backend of this machine.
+pub(crate) fn best(executor: &Arc<Executor>) -> Result<ProvenBackend, BackendError> {
+    ProvenBackend::choose("auto", executor)
+}
+
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let result = work();
@@ -164,7 +169,7 @@ fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn start_arithmetic(
+pub(crate) fn start_arithmetic(
     options: &RunOptions,
     backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError>,
 ) -> Result<(Arc<Executor>, ProvenBackend), NodeError> {

@@ -55,6 +55,10 @@ pub struct CheckedProduct {
     /// The first wrong element of the first row whose sides differ. None where all are equal, and where the
     /// row is right after all: then the auditor's own vectors are damaged.
     pub wrong: Option<WrongElement>,
+    /// Multiply-adds of 8 bits that computing it takes.
+    pub multiply_adds: u64,
+    /// Multiply-adds in the field that checking it took.
+    pub checking: u64,
 }
 
 impl CheckedProduct {
@@ -178,6 +182,21 @@ impl Inner {
     }
 }
 
+/// What a product takes: to compute, and to check.
+#[derive(Clone, Copy)]
+struct Work {
+    multiply_adds: u64,
+    checking: u64,
+}
+
+impl Work {
+    /// One head's scores or weighted values: operands of 16 bits count as two limbs each.
+    fn attention(rows: usize, d: usize) -> Self {
+        let [rows, d] = [rows, d].map(|n| n as u64);
+        Self { multiply_adds: 4 * rows * rows * d, checking: 2 * rows * (rows + 2 * d) }
+    }
+}
+
 struct CheckedLayer {
     name: String,
     layer: Arc<Linear>,
@@ -186,6 +205,11 @@ struct CheckedLayer {
 }
 
 impl CheckedLayer {
+    fn work(&self, rows: usize, limbs: u64) -> Work {
+        let [rows, outputs, inputs] = [rows, self.layer.outputs, self.layer.inputs].map(|n| n as u64);
+        Work { multiply_adds: rows * outputs * inputs * limbs, checking: 2 * rows * (outputs + inputs) }
+    }
+
     /// The exact totals of a row.
     fn exact<'a>(&'a self, codes: &'a [u16]) -> impl Iterator<Item = i64> + 'a {
         let weights = self.layer.weight.as_slice().chunks_exact(self.layer.inputs);
@@ -199,7 +223,7 @@ impl Product for CheckedLayer {
         let audit = Audit::running(&mut audit)?;
         audit.take(|| self.name.clone(), totals, i32::from_le_bytes)?;
         let sides = check_u8(&self.inner.executor, &self.vectors, codes, rows, totals)?;
-        audit.judge(self.name.clone(), sides, |row| {
+        audit.judge(self.name.clone(), self.work(rows, 1), sides, |row| {
             let codes: Vec<u16> = nth(codes, row, self.layer.inputs).iter().map(|&code| code.into()).collect();
             let claimed = nth(totals, row, self.layer.outputs).iter().map(|&total| total.into());
             first_wrong(row, claimed, self.exact(&codes))
@@ -211,7 +235,7 @@ impl Product for CheckedLayer {
         let audit = Audit::running(&mut audit)?;
         audit.take(|| self.name.clone(), totals, i64::from_le_bytes)?;
         let sides = check_u16(&self.inner.executor, &self.vectors, codes, rows, totals)?;
-        audit.judge(self.name.clone(), sides, |row| {
+        audit.judge(self.name.clone(), self.work(rows, 2), sides, |row| {
             let claimed = nth(totals, row, self.layer.outputs).iter().copied();
             first_wrong(row, claimed, self.exact(nth(codes, row, self.layer.inputs)))
         })
@@ -237,7 +261,7 @@ impl AttentionProducts for Inner {
         audit.take(|| operation.clone(), totals, i32::from_le_bytes)?;
         let challenge = audit.challenge(rows)?;
         let sides = check_scores(&self.executor, &challenge, queries, keys, d, totals)?;
-        audit.judge(operation, sides, |row| {
+        audit.judge(operation, Work::attention(rows, d), sides, |row| {
             let query = nth(queries, row, d);
             let claimed = nth(totals, row, rows).iter().map(|&total| total.into());
             first_wrong(row, claimed, keys.chunks_exact(d.max(1)).map(|key| dot(query.iter().zip(key))))
@@ -259,7 +283,7 @@ impl AttentionProducts for Inner {
         audit.take(|| operation.clone(), totals, i64::from_le_bytes)?;
         let challenge = audit.challenge(d)?;
         let sides = check_weighted(&self.executor, &challenge, weights, values, rows, totals)?;
-        audit.judge(operation, sides, |row| {
+        audit.judge(operation, Work::attention(rows, d), sides, |row| {
             let weights = nth(weights, row, rows);
             let claimed = nth(totals, row, d).iter().copied();
             let column = |c: usize| values.iter().skip(c).step_by(d.max(1));
@@ -324,6 +348,7 @@ impl Audit {
     fn judge(
         &mut self,
         operation: String,
+        work: Work,
         sides: Sides,
         exact: impl FnOnce(usize) -> Option<WrongElement>,
     ) -> Result<(), ProductError> {
@@ -340,7 +365,8 @@ impl Audit {
         };
         self.stopped = result.is_err();
         let Sides { left, right } = sides;
-        self.finished.products.push(CheckedProduct { operation, left, right, wrong });
+        let Work { multiply_adds, checking } = work;
+        self.finished.products.push(CheckedProduct { operation, left, right, wrong, multiply_adds, checking });
         result
     }
 }

@@ -28,7 +28,7 @@ use crate::receipt;
 use crate::transcript::keeping;
 use evidence::Evidence;
 use ostrakon_engine::verification::Verdict;
-use ostrakon_nn::{Auditor, ProvenBackend};
+use ostrakon_nn::Auditor;
 use ostrakon_package::{Home, Store, TrustPolicy};
 use ostrakon_protocol::{Digest, Receipt, Request, SignedReceipt};
 use std::path::{Path, PathBuf};
@@ -187,8 +187,7 @@ impl Opened {
         let AuditOptions { policy, run, .. } = options;
         let opened = match options.method {
             Method::Replay => {
-                let model =
-                    Model::load_on(&directory, policy, home, run, |executor| ProvenBackend::choose("auto", executor))?;
+                let model = Model::load(&directory, policy, home, run)?;
                 Self { model, auditor: None, vectors: None }
             }
             Method::Freivalds => {
