@@ -42,8 +42,8 @@ pub use execute::{Answer, BlockCost, Output};
 pub use load::{LoadTimes, Model};
 pub use options::{Arithmetic, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
-pub use ostrakon_package::{Home, TrustPolicy};
 pub use ostrakon_engine::verification::Verdict;
+pub use ostrakon_package::{Home, TrustPolicy};
 pub use ostrakon_protocol::{Digest, SignedReceipt};
 
 /// This machine's key; made now if there is none.

@@ -36,6 +36,8 @@ pub struct Model {
     pub(crate) blocks: Vec<OpenBlock>,
     pub(crate) host: Arc<Host>,
     pub(crate) load: LoadTimes,
+    plugins: Plugged,
+    options: RunOptions,
 }
 
 /// A block with its session.
@@ -113,8 +115,26 @@ impl Model {
             let (instances, blocks) = opened?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
-            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, arithmetic: options.arithmetic, instances, blocks, host, load })
+            Ok(Self {
+                package,
+                tokens: tokens?,
+                profile,
+                backend: backend_name,
+                arithmetic: options.arithmetic,
+                instances,
+                blocks,
+                host,
+                load,
+                plugins,
+                options: options.clone(),
+            })
         })
+    }
+
+    /// Give every shard a fresh instance, whatever became of the old ones.
+    pub(crate) fn renew(&mut self) -> Result<(), NodeError> {
+        (self.instances, self.blocks) = open_blocks(&self.package, &self.plugins, &self.host, &self.options)?;
+        Ok(())
     }
 
     /// The package's name.

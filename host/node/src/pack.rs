@@ -15,8 +15,8 @@ use crate::plugins::{BLOCK_BERT, Plugins};
 use crate::progress::{Event, Watcher};
 use crate::recipe::{Recipe, Source};
 use ostrakon_package::{
-    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, TrustPolicy, import, load_or_create_key, manifest, reshard,
-    write_package,
+    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, TrustPolicy, import, load_or_create_key,
+    manifest, reshard, write_package,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};

@@ -77,7 +77,11 @@ pub fn write(
     let backend = keeping(&recorder, |executor| Recorder::new(Arc::clone(executor), MAX_PRODUCTS));
     let mut model = Model::load_on(directory, policy, home, options, backend)?;
     if model.digest() != receipt.package {
-        return Err(NodeError::Setting(format!("the receipt is of the package {}, this is {}", receipt.package, model.digest())));
+        return Err(NodeError::Setting(format!(
+            "the receipt is of the package {}, this is {}",
+            receipt.package,
+            model.digest()
+        )));
     }
     let recorder = recorder.get().ok_or_else(|| NodeError::Arithmetic("the recorder did not start".into()))?;
 
@@ -95,7 +99,9 @@ pub fn write(
         rest = after;
         let (ids, lengths) = inputs(part)?;
         let mut x = ids;
-        for (index, step) in batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).enumerate() {
+        for (index, step) in
+            batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).enumerate()
+        {
             let (node, step) = step;
             let input = x.clone();
             x = model.run_block(index, x, &lengths)?.output;
@@ -109,7 +115,10 @@ pub fn write(
                         key.public()
                     )));
                 }
-                blocks.push(keep(&mut payload, at, &step.block, &input, &lengths, &products, key, &id).map_err(file_error("write", out))?);
+                blocks.push(
+                    keep(&mut payload, at, &step.block, &input, &lengths, &products, key, &id)
+                        .map_err(file_error("write", out))?,
+                );
             }
             done += 1;
             watch(Event::Done { done, total });

@@ -115,7 +115,6 @@ pub fn load_or_create_key(home: &Home) -> Result<SigningKey, KeyError> {
     }
 }
 
-
 #[cfg(unix)]
 fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyError> {
     use std::os::unix::fs::PermissionsExt;

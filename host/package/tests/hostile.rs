@@ -7,7 +7,8 @@ use std::fs;
 
 use ostrakon_package::{
     Package, PackageError, SignatureState, SigningKey, TrustPolicy,
-    signature::PackageSignature, signature_state,
+    signature::PackageSignature,
+    signature_state,
     weights::{WeightsError, WeightsFault},
 };
 use sample::{Sample, key, policy, sample};
@@ -141,7 +142,9 @@ fn signers_are_told_apart() {
     assert!(matches!(Package::open(&sample.path, &unsigned), Err(PackageError::UnknownSigner { .. })));
 
     // A good signature of another package.
-    let other = PackageSignature::sign(&key(), &ostrakon_package::Digest::of(ostrakon_package::Context::PACKAGE, b"another")).to_text();
+    let other =
+        PackageSignature::sign(&key(), &ostrakon_package::Digest::of(ostrakon_package::Context::PACKAGE, b"another"))
+            .to_text();
     fs::write(sample.path.join("package.sig"), other).unwrap();
     let anything = TrustPolicy { allow_unknown: true, allow_unsigned: true, ..policy() };
     for policy in [policy(), anything.clone()] {

@@ -125,8 +125,7 @@ fn keys_made_at_once_are_one_key() {
     let directory = tempfile::tempdir().unwrap();
     let home = Home::under(directory.path());
     let keys: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| load_or_create_key(&home).unwrap().public())).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| load_or_create_key(&home).unwrap().public())).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert!(keys.iter().all(|k| *k == keys[0]));

@@ -6,8 +6,9 @@ use crate::input;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
-use ostrakon_node::audit::{AuditOptions, AuditReport, Choice, Method, audit};
-use ostrakon_node::{Arithmetic, Compiler, RunOptions, Verdict};
+use ostrakon_node::audit::{self, AuditOptions, AuditReport, Auditing, Choice, Evidence, Given, Method};
+use ostrakon_node::progress::Event;
+use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, SignedReceipt, Verdict, receipt, store};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -26,9 +27,29 @@ pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     let home = home()?;
-    let options = options(&home, &args)?;
+    let signed: SignedReceipt = receipt::read(&args.receipt)?;
+    let directory = match &args.package {
+        Some(word) => store::locate(&home, word)?,
+        None => audit::stored(&home, &signed.receipt.package)?,
+    };
+    let transcript = args.transcript.as_deref().map(|path| Evidence::open(path, &signed.receipt)).transpose()?;
+    let texts = match (args.text.as_slice(), args.input.as_deref()) {
+        ([], None) => None,
+        (text, file) => Some(input::gather(text.to_vec(), file)?.texts),
+    };
+    let choice = match (args.sample, args.blocks.as_slice()) {
+        (Some(probability), _) => Choice::Sample(probability),
+        (None, []) => Choice::All,
+        (None, blocks) => Choice::Blocks(blocks.to_vec()),
+    };
+
     let progress = Progress::new(json);
-    let report = audit(&args.receipt, &home, &options, &|event| progress.show(event));
+    let watch = |event| progress.show(event);
+    watch(Event::Step("opening the package".into()));
+    let report = Auditing::open(&directory, &home, &options(&home, &args)?).and_then(|mut auditing| {
+        let given = Given { texts: texts.as_deref(), transcript: transcript.as_ref() };
+        auditing.audit(&signed, &given, &choice, &watch)
+    });
     progress.finish();
     let report = report?;
     if json {
@@ -43,17 +64,7 @@ fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     }))
 }
 
-fn options(home: &ostrakon_node::Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
-    let texts = if args.text.is_empty() && args.input.is_none() {
-        None
-    } else {
-        Some(input::gather(args.text.clone(), args.input.as_deref())?.texts)
-    };
-    let choice = match (args.sample, args.blocks.as_slice()) {
-        (Some(probability), _) => Choice::Sample(probability),
-        (None, []) => Choice::All,
-        (None, blocks) => Choice::Blocks(blocks.to_vec()),
-    };
+fn options(home: &Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
     Ok(AuditOptions {
         run: RunOptions {
             arithmetic: if args.reference { Arithmetic::Reference } else { Arithmetic::Cpu },
@@ -66,11 +77,7 @@ fn options(home: &ostrakon_node::Home, args: &AuditArgs) -> Result<AuditOptions,
             ..RunOptions::default()
         },
         policy: policy(home, &args.trust)?,
-        package: args.package.clone(),
-        texts,
-        transcript: args.transcript.clone(),
         method: if args.freivalds { Method::Freivalds } else { Method::Replay },
-        choice,
     })
 }
 
@@ -173,7 +180,11 @@ fn bound(report: &AuditReport) -> String {
         Method::Replay => "none: every byte was computed again".to_owned(),
         Method::Freivalds => "a wrong row of a product passes with a probability of at most 2^-61".to_owned(),
     };
-    if looked_at == steps { what } else { format!("{what}; {} of {steps} blocks were not looked at", steps - looked_at) }
+    if looked_at == steps {
+        what
+    } else {
+        format!("{what}; {} of {steps} blocks were not looked at", steps - looked_at)
+    }
 }
 
 fn show(report: &AuditReport) -> Result<(), Problem> {

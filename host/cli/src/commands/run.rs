@@ -28,7 +28,9 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     let progress = Progress::new(json);
     let watch = |event| progress.show(event);
     let answer = match &key {
-        Some(key) => model.run_with_receipt(&input.texts, most, &watch, key).map(|(answer, signed)| (answer, Some(signed))),
+        Some(key) => {
+            model.run_with_receipt(&input.texts, most, &watch, key).map(|(answer, signed)| (answer, Some(signed)))
+        }
         None => model.run(&input.texts, most, &watch).map(|answer| (answer, None)),
     };
     progress.finish();
@@ -115,13 +117,7 @@ impl Times {
     }
 }
 
-fn show(
-    model: &Model,
-    input: &Input,
-    answer: &Answer,
-    times: &Times,
-    receipt: Option<&Path>,
-) -> Result<(), Problem> {
+fn show(model: &Model, input: &Input, answer: &Answer, times: &Times, receipt: Option<&Path>) -> Result<(), Problem> {
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let rows: Vec<(&str, &[f32])> =

@@ -50,6 +50,10 @@ pub(crate) fn run(args: &TranscriptArgs, json: bool) -> Result<(), Problem> {
     let style = Style::of_stdout();
     let mut out = io::stdout().lock();
     writeln!(out, "{} blocks, {}: {}", written.blocks, size(written.bytes), style.strong(&path))?;
-    writeln!(out, "{}", style.faint("It reveals every activation of these blocks: give it to auditors of this request only."))?;
+    writeln!(
+        out,
+        "{}",
+        style.faint("It reveals every activation of these blocks: give it to auditors of this request only.")
+    )?;
     Ok(())
 }

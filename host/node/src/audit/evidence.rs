@@ -11,48 +11,61 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The bytes of a transcript: a map of a file, a buffer.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A transcript that belongs to the receipt.
-pub(super) struct Evidence {
-    map: Arc<Mmap>,
+pub struct Evidence {
+    bytes: Bytes,
     receipt: Digest,
     blocks: Vec<(BlockTranscript, BlockRange)>,
     by_place: HashMap<(u32, String), usize>,
 }
 
-/// A range of the map.
-pub(super) struct Part {
-    map: Arc<Mmap>,
+/// A range of the bytes.
+struct Part {
+    bytes: Bytes,
     range: std::ops::Range<usize>,
 }
 
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        self.map.get(self.range.clone()).unwrap_or_default()
+        (*self.bytes).as_ref().get(self.range.clone()).unwrap_or_default()
     }
 }
 
 impl Evidence {
-    /// Open a transcript.
+    /// Open a transcript in a file.
+    ///
+    /// # Errors
+    /// As [`Evidence::new`]; the file cannot be read.
     #[allow(unsafe_code)]
-    pub(super) fn open(path: &Path, receipt: &Receipt) -> Result<Self, NodeError> {
+    pub fn open(path: &Path, receipt: &Receipt) -> Result<Self, NodeError> {
         let file = File::open(path).map_err(file_error("read", path))?;
         // SAFETY: the map is only read. Should somebody change the file under it, products and digests are
         // checked on copies, or the verdict is of what was read; a file that is cut while it is mapped can end
         // this process, as it can any that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(file_error("read", path))?;
-        let broken = |source| NodeError::Transcript { path: path.display().to_string(), source };
-        let (transcript, ranges) = Transcript::read(&map).map_err(broken)?;
+        Self::new(Arc::new(map), &path.display().to_string(), receipt)
+    }
+
+    /// A transcript; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// It is none, or not the transcript of this receipt.
+    pub fn new(bytes: Bytes, name: &str, receipt: &Receipt) -> Result<Self, NodeError> {
+        let broken = |source| NodeError::Transcript { path: name.to_owned(), source };
+        let (transcript, ranges) = Transcript::read((*bytes).as_ref()).map_err(broken)?;
         let id = receipt.digest();
         if transcript.receipt != id {
             return Err(NodeError::Setting(format!(
-                "{} is the transcript of another receipt: {} and not {id}",
-                path.display(),
+                "{name} is the transcript of another receipt: {} and not {id}",
                 transcript.receipt
             )));
         }
         let blocks: Vec<_> = transcript.blocks.into_iter().zip(ranges).collect();
         let by_place = (0..).zip(&blocks).map(|(at, (block, _))| ((block.batch, block.block.clone()), at)).collect();
-        Ok(Self { map: Arc::new(map), receipt: id, blocks, by_place })
+        Ok(Self { bytes, receipt: id, blocks, by_place })
     }
 
     /// What it has of a block on a batch.
@@ -72,11 +85,11 @@ pub(super) struct BlockEvidence<'a> {
 
 impl BlockEvidence<'_> {
     fn part(&self, range: &std::ops::Range<usize>) -> Part {
-        Part { map: Arc::clone(&self.of.map), range: range.clone() }
+        Part { bytes: Arc::clone(&self.of.bytes), range: range.clone() }
     }
 
     /// The products.
-    pub(super) fn products(&self) -> Arc<Part> {
+    pub(super) fn products(&self) -> Bytes {
         Arc::new(self.part(&self.range.products))
     }
 

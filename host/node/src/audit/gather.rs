@@ -10,10 +10,11 @@
 //! The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
 //! know who is to blame.
 
+use super::Cost;
 use super::evidence::{BlockEvidence, Evidence};
-use super::{Cost, Opened};
 use crate::error::NodeError;
 use crate::execute::{inputs, rows};
+use crate::load::Model;
 use crate::options::Arithmetic;
 use crate::progress::{Event, Watcher};
 use crate::receipt::tensor_digest;
@@ -25,7 +26,9 @@ use ostrakon_protocol::{Batch, Digest, PublicKey, SignedReceipt, Step};
 /// What gathering needs.
 pub(super) struct Gathering<'a> {
     pub(super) signed: &'a SignedReceipt,
-    pub(super) opened: &'a mut Opened,
+    pub(super) model: &'a mut Model,
+    /// With Freivalds.
+    pub(super) auditor: Option<&'a Auditor>,
     pub(super) evidence: Option<&'a Evidence>,
     /// For each step.
     pub(super) chosen: &'a [bool],
@@ -63,7 +66,7 @@ impl Gathering<'_> {
     pub(super) fn gather(mut self, texts: Option<&[String]>, watch: Watcher<'_>) -> Result<Gathered, NodeError> {
         let signed = self.signed;
         let mut found = Gathered::default();
-        let tokenised = texts.map(|texts| self.opened.model.tokens.encode(texts)).transpose()?;
+        let tokenised = texts.map(|texts| self.model.tokens.encode(texts)).transpose()?;
         if tokenised.is_none() {
             found.missing.push("the request is not known: give its texts with --text or --input".into());
         }
@@ -77,10 +80,12 @@ impl Gathering<'_> {
                 None => (None, None),
             };
             let made = texts.map(inputs).transpose()?;
-            found.inputs.push(made.as_ref().map(|(ids, lengths)| Input {
-                rows: word(tensor_digest(ids)),
-                lengths: word(tensor_digest(lengths)),
-            }));
+            found.inputs.push(
+                made.as_ref().map(|(ids, lengths)| Input {
+                    rows: word(tensor_digest(ids)),
+                    lengths: word(tensor_digest(lengths)),
+                }),
+            );
             let claimed = batch.legs.iter().flat_map(|leg| &leg.steps).next();
             let made = made.filter(|(ids, lengths)| {
                 claimed.is_some_and(|step| step.input == tensor_digest(ids)) && batch.lengths == tensor_digest(lengths)
@@ -143,9 +148,10 @@ impl Gathering<'_> {
             }
             watch(Event::Done { done: found.steps.len() as u64, total: self.chosen.len() as u64 });
         }
-        result.outputs = x.zip(place.texts).and_then(|(x, texts)| rows(&x, texts).ok()).map(|outputs| {
-            outputs.into_iter().map(|output| output.digest).collect()
-        });
+        result.outputs = x
+            .zip(place.texts)
+            .and_then(|(x, texts)| rows(&x, texts).ok())
+            .map(|outputs| outputs.into_iter().map(|output| output.digest).collect());
         result
     }
 
@@ -154,10 +160,11 @@ impl Gathering<'_> {
         if chosen.get(index) == Some(&true) {
             return true;
         }
-        if self.opened.auditor.is_some() {
+        if self.auditor.is_some() {
             return false;
         }
-        let has_input = |step: &Step| self.evidence.is_some_and(|evidence| evidence.block(place.at, &step.block).is_some());
+        let has_input =
+            |step: &Step| self.evidence.is_some_and(|evidence| evidence.block(place.at, &step.block).is_some());
         let later = chosen.iter().zip(steps).skip(index + 1);
         later.take_while(|(_, (_, step))| !has_input(step)).any(|(&chosen, _)| chosen)
     }
@@ -173,15 +180,15 @@ impl Gathering<'_> {
         evidence: Option<&BlockEvidence<'_>>,
         cost: &mut Cost,
     ) -> Result<Looked, String> {
-        let auditor = self.opened.auditor.clone();
-        let comparable = self.opened.model.profile() == self.signed.receipt.profile
-            && self.opened.model.arithmetic() == Arithmetic::Cpu;
+        let auditor = self.auditor.cloned();
+        let comparable =
+            self.model.profile() == self.signed.receipt.profile && self.model.arithmetic() == Arithmetic::Cpu;
         if let Some(auditor) = auditor {
             let evidence = evidence.ok_or("the transcript does not hold it")?;
             auditor.begin(evidence.products());
             return self.check(&auditor, index, node, step, input, lengths, evidence, cost);
         }
-        let done = self.opened.model.run_block(index, input, lengths).map_err(|error| full(&error))?;
+        let done = self.model.run_block(index, input, lengths).map_err(|error| full(&error))?;
         let output = tensor_digest(&done.output);
         let fuel = comparable.then_some(done.fuel);
         let is_wrong = output != step.output || fuel.is_some_and(|fuel| fuel != step.fuel);
@@ -201,7 +208,7 @@ impl Gathering<'_> {
         evidence: &BlockEvidence<'_>,
         cost: &mut Cost,
     ) -> Result<Looked, String> {
-        let done = self.opened.model.run_block(index, input, lengths);
+        let done = self.model.run_block(index, input, lengths);
         let finished = auditor.finish();
         if let Some(operation) = finished.ended_early {
             return Err(format!("the transcript ends in the middle of {operation}"));
@@ -218,18 +225,20 @@ impl Gathering<'_> {
                 if finished.left_over > 0 {
                     return Err(format!("the transcript has {} bytes that no product asked for", finished.left_over));
                 }
-                let fuel = (self.opened.model.profile() == self.signed.receipt.profile).then_some(done.fuel);
+                let fuel = (self.model.profile() == self.signed.receipt.profile).then_some(done.fuel);
                 (Checked { products, output: Some(word(tensor_digest(&done.output))), fuel }, Some(done.output))
             }
             Err(_) if !passed => (Checked { products, output: None, fuel: None }, None),
             Err(error) => return Err(full(&error)),
         };
-        let right = passed
-            && checked.output == Some(word(step.output))
-            && checked.fuel.is_none_or(|fuel| fuel == step.fuel);
+        let right =
+            passed && checked.output == Some(word(step.output)) && checked.fuel.is_none_or(|fuel| fuel == step.fuel);
         // Where everything is right it does not matter whose the transcript is. Before anyone is accused it does.
         if !right && !evidence.is_signed(&node) {
-            return Err("the transcript is wrong, but not signed by the node that ran the block: it is damaged or forged".into());
+            return Err(
+                "the transcript is wrong, but not signed by the node that ran the block: it is damaged or forged"
+                    .into(),
+            );
         }
         Ok(Looked { observation: Observation::Checked(checked), output, is_wrong: !right })
     }

@@ -23,35 +23,36 @@ impl Judge {
             .admit(component, World::Verifier)
             .map_err(|source| NodeError::Admission { name: name.clone(), source })?;
         let digest = Digest::from_bytes(*plugin.digest().as_bytes());
-        let verifier = plugin.verifier(Limits { ..options.limits }).map_err(|source| NodeError::Block { block: name, source })?;
+        let verifier =
+            plugin.verifier(Limits { ..options.limits }).map_err(|source| NodeError::Block { block: name, source })?;
         Ok(Self { verifier, digest })
     }
-}
 
-/// The verdict, and the digest of the component that gave it.
-pub(super) fn judge(
-    judge: &mut Judge,
-    signed: &SignedReceipt,
-    model: &Model,
-    found: Gathered,
-) -> Result<(Judged, Digest), NodeError> {
-    let claim = claim(signed);
-    let Gathered { missing, inputs, steps, outputs, .. } = found;
-    let answer = word(Digest::of_outputs(&signed.receipt.outputs));
-    let evidence = Evidence {
-        missing,
-        seals: seals(signed),
-        blocks: blocks(model),
-        inputs,
-        steps,
-        outputs: outputs.map(|outputs| outputs.into_iter().map(word).collect()),
-        answer,
-    };
-    let judged = judge
-        .verifier
-        .verify(&claim, &evidence)
-        .map_err(|source| NodeError::Block { block: crate::plugins::VERIFIER.into(), source })?;
-    Ok((judged, judge.digest))
+    /// The component's digest.
+    pub(super) const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The verdict on a receipt from what was found out about it.
+    pub(super) fn judge(
+        &mut self,
+        signed: &SignedReceipt,
+        model: &Model,
+        found: Gathered,
+    ) -> Result<Judged, NodeError> {
+        let Gathered { missing, inputs, steps, outputs, .. } = found;
+        let evidence = Evidence {
+            missing,
+            seals: seals(signed),
+            blocks: blocks(model),
+            inputs,
+            steps,
+            outputs: outputs.map(|outputs| outputs.into_iter().map(word).collect()),
+            answer: word(Digest::of_outputs(&signed.receipt.outputs)),
+        };
+        let judged = self.verifier.verify(&claim(signed), &evidence);
+        judged.map_err(|source| NodeError::Block { block: crate::plugins::VERIFIER.into(), source })
+    }
 }
 
 fn claim(signed: &SignedReceipt) -> Claim {

@@ -14,19 +14,19 @@
 //! 3. The verifier component judges ([`judge`]): accept, reject with the one who is wrong and where, or
 //!    indeterminate with what is missing.
 
-mod evidence;
+pub mod evidence;
 mod gather;
 mod judge;
 pub mod vectors;
+
+pub use evidence::Evidence;
 
 use crate::error::NodeError;
 use crate::load::Model;
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{Plugins, VERIFIER};
 use crate::progress::{Event, Watcher};
-use crate::receipt;
 use crate::transcript::keeping;
-use evidence::Evidence;
 use ostrakon_engine::verification::Verdict;
 use ostrakon_nn::Auditor;
 use ostrakon_package::{Home, Store, TrustPolicy};
@@ -56,23 +56,24 @@ pub enum Choice {
     Sample(f64),
 }
 
-/// What an audit is to do.
+/// How an audit is made.
 #[derive(Debug, Clone)]
 pub struct AuditOptions {
     /// How blocks are run.
     pub run: RunOptions,
     /// Whose packages are run.
     pub policy: TrustPolicy,
-    /// The package's directory; without it, the one in the store with the digest on the receipt.
-    pub package: Option<PathBuf>,
-    /// The texts, if the receipt is without them.
-    pub texts: Option<Vec<String>>,
-    /// The executor's transcript.
-    pub transcript: Option<PathBuf>,
     /// How blocks are looked at.
     pub method: Method,
-    /// Which.
-    pub choice: Choice,
+}
+
+/// What an auditor has been given of a run beside the receipt.
+#[derive(Default)]
+pub struct Given<'a> {
+    /// The request's texts, if the receipt is without them.
+    pub texts: Option<&'a [String]>,
+    /// The executor's transcript.
+    pub transcript: Option<&'a Evidence>,
 }
 
 /// What an audit found.
@@ -115,106 +116,122 @@ pub struct Cost {
     pub cpu: Duration,
 }
 
-/// Audit the receipt in a file.
-///
-/// # Errors
-/// What keeps the audit from beginning: a file that is no receipt, no verifier, a package that is refused. What
-/// goes wrong later is part of the verdict.
-pub fn audit(file: &Path, home: &Home, options: &AuditOptions, watch: Watcher<'_>) -> Result<AuditReport, NodeError> {
-    let signed: SignedReceipt = receipt::read(file)?;
-    watch(Event::Step("opening the package".into()));
-    let start = Instant::now();
-    let mut notes = Vec::new();
-    let mut verifier = verifier(home, &options.run)?;
-    let mut opened = Opened::load(&signed.receipt, home, options)?;
-    let evidence = options.transcript.as_deref().map(|path| Evidence::open(path, &signed.receipt)).transpose()?;
-    if options.method == Method::Freivalds && evidence.is_none() {
-        return Err(NodeError::Setting("an audit by Freivalds needs the executor's transcript".into()));
-    }
-    let texts = texts(&signed, options, &mut notes);
-    let load = start.elapsed();
-
-    let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
-    let chosen = choose(&signed.receipt, &options.choice)?;
-    if options.run.arithmetic == Arithmetic::Reference {
-        notes.push("fuel was not compared: the reference arithmetic costs other fuel".into());
-    } else if opened.model.profile() != signed.receipt.profile {
-        notes.push("fuel was not compared: the receipt is of another determinism profile".into());
-    }
-    watch(Event::Step(match options.method {
-        Method::Replay => "running blocks".into(),
-        Method::Freivalds => "checking blocks".into(),
-    }));
-    let gathered = gather::Gathering { signed: &signed, opened: &mut opened, evidence: evidence.as_ref(), chosen: &chosen }
-        .gather(texts.as_deref(), watch)?;
-    let looked_at = gathered.looked_at();
-    let mut cost = gathered.cost;
-    let (judged, digest) = judge::judge(&mut verifier, &signed, &opened.model, gathered)?;
-    if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &opened.vectors) {
-        // Whoever was caught has learnt something about the vectors: the next audit draws new ones.
-        vectors.forget();
-    }
-    cost.load = load;
-    cost.audit = start.elapsed();
-    cost.cpu = cpu.elapsed();
-    Ok(AuditReport {
-        receipt: signed.receipt.digest(),
-        issuer: signed.issuer.to_string(),
-        verdict: judged.verdict,
-        verifier_fuel: judged.fuel,
-        verifier: digest,
-        method: options.method,
-        looked_at,
-        cost,
-        notes,
-    })
-}
-
-/// The package of a receipt, ready to be looked at.
-pub(crate) struct Opened {
-    pub(crate) model: Model,
+/// An auditor of the runs of one package.
+pub struct Auditing {
+    model: Model,
+    verifier: judge::Judge,
     /// With Freivalds.
-    pub(crate) auditor: Option<Auditor>,
+    auditor: Option<Auditor>,
     vectors: Option<Arc<KeptVectors>>,
+    method: Method,
+    load: Duration,
 }
 
-impl Opened {
-    fn load(receipt: &Receipt, home: &Home, options: &AuditOptions) -> Result<Self, NodeError> {
-        let directory = match &options.package {
-            Some(word) => crate::store::locate(home, word)?,
-            None => stored(home, &receipt.package)?,
-        };
-        let AuditOptions { policy, run, .. } = options;
-        let opened = match options.method {
-            Method::Replay => {
-                let model = Model::load(&directory, policy, home, run)?;
-                Self { model, auditor: None, vectors: None }
-            }
+impl Auditing {
+    /// Open the package in `directory` to audit its runs.
+    ///
+    /// # Errors
+    /// The package is refused, there is no verifier, or something that is needed does not start.
+    pub fn open(directory: &Path, home: &Home, options: &AuditOptions) -> Result<Self, NodeError> {
+        let start = Instant::now();
+        let AuditOptions { policy, run, method } = options;
+        let verifier = verifier(home, run)?;
+        let (auditor, vectors) = (OnceLock::new(), OnceLock::new());
+        let model = match method {
+            Method::Replay => Model::load(directory, policy, home, run)?,
             Method::Freivalds => {
-                let auditor = OnceLock::new();
-                let vectors = OnceLock::new();
+                let package = ostrakon_package::package::claimed_digest(directory)?;
                 let backend = keeping(&auditor, |executor| {
-                    let kept = KeptVectors::new(home, &receipt.package, Arc::clone(executor));
-                    let kept = Arc::clone(vectors.get_or_init(|| Arc::new(kept)));
-                    Auditor::new(Arc::clone(executor), kept)
+                    let kept = Arc::new(KeptVectors::new(home, &package, Arc::clone(executor)));
+                    Auditor::new(Arc::clone(executor), Arc::clone(vectors.get_or_init(|| kept)) as _)
                 });
-                let model = Model::load_on(&directory, policy, home, run, backend)?;
-                Self { model, auditor: auditor.get().cloned(), vectors: vectors.get().cloned() }
+                Model::load_on(directory, policy, home, run, backend)?
             }
         };
-        if opened.model.digest() != receipt.package {
+        let (auditor, vectors) = (auditor.into_inner(), vectors.into_inner());
+        Ok(Self { model, verifier, auditor, vectors, method: *method, load: start.elapsed() })
+    }
+
+    /// Audit a receipt.
+    ///
+    /// # Errors
+    /// What keeps the audit from beginning: another package, no transcript where one is needed, a choice of
+    /// nothing. What goes wrong later is part of the verdict.
+    pub fn audit(
+        &mut self,
+        signed: &SignedReceipt,
+        given: &Given<'_>,
+        choice: &Choice,
+        watch: Watcher<'_>,
+    ) -> Result<AuditReport, NodeError> {
+        let receipt = &signed.receipt;
+        if self.model.digest() != receipt.package {
             return Err(NodeError::Setting(format!(
-                "the receipt is of the package {}, {} has the digest {}",
+                "the receipt is of the package {}, this one is {}",
                 receipt.package,
-                directory.display(),
-                opened.model.digest()
+                self.model.digest()
             )));
         }
-        Ok(opened)
+        if self.method == Method::Freivalds && given.transcript.is_none() {
+            return Err(NodeError::Setting("an audit by Freivalds needs the executor's transcript".into()));
+        }
+        let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
+        let mut notes = Vec::new();
+        let texts = texts(signed, given, &mut notes);
+        let chosen = choose(receipt, choice)?;
+        if self.model.arithmetic() == Arithmetic::Reference {
+            notes.push("fuel was not compared: the reference arithmetic costs other fuel".into());
+        } else if self.model.profile() != receipt.profile {
+            notes.push("fuel was not compared: the receipt is of another determinism profile".into());
+        }
+        watch(Event::Step(match self.method {
+            Method::Replay => "running blocks".into(),
+            Method::Freivalds => "checking blocks".into(),
+        }));
+        let gathering = gather::Gathering {
+            signed,
+            model: &mut self.model,
+            auditor: self.auditor.as_ref(),
+            evidence: given.transcript,
+            chosen: &chosen,
+        };
+        let gathered = gathering.gather(texts.as_deref(), watch)?;
+        let looked_at = gathered.looked_at();
+        let mut cost = gathered.cost;
+        let judged = self.verifier.judge(signed, &self.model, gathered)?;
+        if !matches!(judged.verdict, Verdict::Accept(_)) {
+            self.start_anew(&judged.verdict)?;
+        }
+        cost.load = self.load;
+        cost.audit = start.elapsed();
+        cost.cpu = cpu.elapsed();
+        Ok(AuditReport {
+            receipt: receipt.digest(),
+            issuer: signed.issuer.to_string(),
+            verdict: judged.verdict,
+            verifier_fuel: judged.fuel,
+            verifier: self.verifier.digest(),
+            method: self.method,
+            looked_at,
+            cost,
+            notes,
+        })
+    }
+
+    /// After a run that broke off its instances are spent. And whoever was caught has learnt something about the
+    /// vectors: the next auditor draws new ones.
+    fn start_anew(&mut self, verdict: &Verdict) -> Result<(), NodeError> {
+        if let (Verdict::Reject(_), Some(vectors)) = (verdict, &self.vectors) {
+            vectors.forget();
+        }
+        self.model.renew()
     }
 }
 
 /// The directory of the stored package with this digest.
+///
+/// # Errors
+/// The store cannot be read or has no such package.
 pub fn stored(home: &Home, package: &Digest) -> Result<PathBuf, NodeError> {
     let stored = Store::open(home).list()?;
     stored.into_iter().find(|stored| stored.digest == *package).map(|stored| stored.directory).ok_or_else(|| {
@@ -230,8 +247,8 @@ fn verifier(home: &Home, options: &RunOptions) -> Result<judge::Judge, NodeError
 }
 
 /// The request's texts, if they are those of the receipt.
-fn texts(signed: &SignedReceipt, options: &AuditOptions, notes: &mut Vec<String>) -> Option<Vec<String>> {
-    let given = options.texts.as_ref().map(|texts| Request { package: signed.receipt.package, texts: texts.clone() });
+fn texts(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> Option<Vec<String>> {
+    let given = given.texts.map(|texts| Request { package: signed.receipt.package, texts: texts.to_vec() });
     let request = given.or_else(|| signed.request.clone())?;
     if request.digest() == signed.receipt.request {
         return Some(request.texts);
@@ -257,7 +274,8 @@ fn choose(receipt: &Receipt, choice: &Choice) -> Result<Vec<bool>, NodeError> {
 /// Each with this probability; if none, one of them.
 fn sample(count: usize, probability: f64) -> Result<Vec<bool>, NodeError> {
     let mut random = vec![0u8; count.saturating_add(1).saturating_mul(8)];
-    getrandom::fill(&mut random).map_err(|error| NodeError::Setting(format!("no randomness to choose blocks: {error}")))?;
+    getrandom::fill(&mut random)
+        .map_err(|error| NodeError::Setting(format!("no randomness to choose blocks: {error}")))?;
     let mut draws = random.as_chunks::<8>().0.iter().map(|&bytes| u64::from_le_bytes(bytes));
     let one = draws.next().unwrap_or(0);
     // 2^64 as a float: the comparison needs no more than that.

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use ostrakon_package::{
-    Context, Digest, ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, SigningKey, TrustPolicy,
-    manifest,
+    Context, Digest, ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, SigningKey,
+    TrustPolicy, manifest,
     signature::{self, PackageSignature},
     write_package,
 };
