@@ -199,8 +199,9 @@ impl Auditing {
         let looked_at = gathered.looked_at();
         let mut cost = gathered.cost;
         let judged = self.verifier.judge(signed, &self.model, gathered)?;
-        if !matches!(judged.verdict, Verdict::Accept(_)) {
-            self.start_anew(&judged.verdict)?;
+        if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
+            // Whoever was caught has learnt something about the vectors: the next auditor draws new ones.
+            vectors.forget();
         }
         cost.load = self.load;
         cost.audit = start.elapsed();
@@ -216,15 +217,6 @@ impl Auditing {
             cost,
             notes,
         })
-    }
-
-    /// After a run that broke off its instances are spent. And whoever was caught has learnt something about the
-    /// vectors: the next auditor draws new ones.
-    fn start_anew(&mut self, verdict: &Verdict) -> Result<(), NodeError> {
-        if let (Verdict::Reject(_), Some(vectors)) = (verdict, &self.vectors) {
-            vectors.forget();
-        }
-        self.model.renew()
     }
 }
 
