@@ -10,7 +10,7 @@
 //!   fits 55 bits: 512 of them add up in 64.
 
 use super::vectors::{Challenge, Projection};
-use super::{FIELD, WIDE_BIAS, fold, residue_u64};
+use super::{FIELD, WIDE_BIAS, WIDE_BITS, fold, residue_u64};
 use crate::simd::level::{Level, Proven};
 
 /// Elements of codes that a wide sum takes at once: `2^16 * 2^32 * 2^15 = 2^63`.
@@ -21,23 +21,37 @@ pub(super) const LOW_BITS: u32 = 24;
 /// which `2^24 - 1` times `2^31 - 2` does not reach.
 const TOTALS_BLOCK: usize = 2048;
 
-/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`. `2 bound < p`.
+/// What all rows of narrow totals share.
+pub(super) struct Narrow {
+    /// Largest magnitude of a total; twice that is below p.
+    bound: u32,
+    /// Products that may be added to a folded sum.
+    steps: usize,
+    /// What takes away the bias: p less the residue of the bound times the sum of r.
+    unbias: [u64; 2],
+}
+
+impl Narrow {
+    pub(super) fn new(bound: u32, challenge: &Challenge) -> Self {
+        let largest = (2 * u64::from(bound)).max(1) * u64::from(FIELD);
+        let steps = (u64::MAX - (1 << 35)) / largest;
+        let biased = challenge.sum.map(|sum| residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
+        Self { bound, steps: steps.clamp(1, 1 << 20) as usize, unbias: biased.map(|biased| u64::from(FIELD - biased)) }
+    }
+}
+
+/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`.
 #[inline]
-pub(super) fn narrow_left(level: Proven, totals: &[i32], bound: u32, challenge: &Challenge) -> Option<[u32; 2]> {
-    let r = challenge.natural.each_ref().map(Vec::as_slice);
+pub(super) fn narrow_left(level: Proven, totals: &[i32], plan: &Narrow, challenge: &Challenge) -> Option<[u32; 2]> {
+    let [first, second] = &challenge.natural;
+    let r = [first.as_slice(), second.as_slice()];
     let (sums, most) = match level.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, bound, r),
-        _ => narrow_left_portable(totals, bound, r),
+        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, plan.bound, plan.steps, r),
+        _ => narrow_left_portable(totals, plan.bound, r),
     };
-    if most > 2 * bound {
-        return None;
-    }
-    let [a, b] = challenge.sum;
-    let [x, y] = sums;
-    // What the bias added is B times the sum of r; p - that residue takes it away again.
-    let take = |sum: u64| u64::from(FIELD - residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
-    Some([residue_u64(fold(x) + take(a)), residue_u64(fold(y) + take(b))])
+    let ([x, y], [a, b]) = (sums, plan.unbias);
+    (most <= 2 * plan.bound).then(|| [residue_u64(fold(x) + a), residue_u64(fold(y) + b)])
 }
 
 /// Folded sums of biased totals, and the largest biased total.
@@ -104,10 +118,9 @@ pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) ->
     if seen >= 2 * WIDE_BIAS as u64 {
         return None;
     }
-    for (sum, &r) in sums.iter_mut().zip(&challenge.sum) {
-        *sum -= i128::from(r) * i128::from(WIDE_BIAS);
-    }
-    Some(sums)
+    let ([x, y], [a, b]) = (sums, challenge.sum);
+    // 2^46 times the sum of r is what the bias added.
+    Some([x - (i128::from(a) << WIDE_BITS), y - (i128::from(b) << WIDE_BITS)])
 }
 
 /// Low and high sums for both vectors, and all bits of the biased totals.

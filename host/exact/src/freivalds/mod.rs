@@ -52,7 +52,9 @@ pub use vectors::{Challenge, Projection, Vectors};
 pub const FIELD: u32 = 0x7fff_ffff;
 
 /// What is added to a wide total to make it unsigned; wide totals lie in `-2^46 .. 2^46`.
-const WIDE_BIAS: i64 = 1 << 46;
+const WIDE_BIAS: i64 = 1 << WIDE_BITS;
+/// Its power of two.
+const WIDE_BITS: u32 = 46;
 
 /// The residue of an integer below 2^102 in magnitude.
 #[inline(always)]
