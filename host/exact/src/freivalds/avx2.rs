@@ -114,13 +114,13 @@ unsafe fn narrow_right_avx2(codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -
 /// [`Challenge`](super::Challenge), as far as whole turns go.
 #[inline]
 pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
-    assert!(paired.iter().all(|r| r.len() >= totals.len() / TURN * TURN), "too short a challenge");
+    assert!(paired.iter().all(|r| r.len() > totals.len() / TURN * TURN), "too short a challenge");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
     unsafe { wide_left_avx2(totals, r, paired) }
 }
 
 /// # Safety
-/// AVX2; each of `paired` as long as the whole turns of the totals.
+/// AVX2; each of `paired` longer than the whole turns of the totals.
 #[target_feature(enable = "avx2")]
 unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
     let bias = _mm256_set1_epi64x(WIDE_BIAS);
@@ -130,7 +130,7 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
     let (turns, rest) = totals.as_chunks::<TURN>();
     let mut at = 0;
     for turn in turns {
-        // SAFETY: a turn is two vectors; each of `paired` is as long as all turns.
+        // SAFETY: a turn is two vectors; each of `paired` has an element beyond all turns.
         unsafe {
             let first = _mm256_add_epi64(_mm256_loadu_si256(turn.as_ptr().cast()), bias);
             let second = _mm256_add_epi64(_mm256_loadu_si256(turn.as_ptr().add(4).cast()), bias);
@@ -139,8 +139,8 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
             let high =
                 [_mm256_srli_epi64::<{ LOW_BITS as i32 }>(first), _mm256_srli_epi64::<{ LOW_BITS as i32 }>(second)];
             for (sums, r) in sums.iter_mut().zip(&paired) {
-                let r = _mm256_loadu_si256(r.as_ptr().add(at).cast());
-                let r = [r, _mm256_srli_epi64::<32>(r)];
+                let r = r.as_ptr().add(at);
+                let r = [_mm256_loadu_si256(r.cast()), _mm256_loadu_si256(r.add(1).cast())];
                 for (sum, part) in sums.iter_mut().zip([low, high]) {
                     for (part, r) in part.into_iter().zip(r) {
                         *sum = _mm256_add_epi64(*sum, _mm256_mul_epu32(part, r));

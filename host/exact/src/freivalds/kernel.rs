@@ -93,22 +93,16 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
 /// `totals . r` as integers, or nothing if a total lies outside `-2^46 .. 2^46`.
 #[inline]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
-    let [first, second] = &challenge.natural;
-    let [paired_first, paired_second] = &challenge.paired;
-    let blocks = totals.chunks(TOTALS_BLOCK).zip(first.chunks(TOTALS_BLOCK).zip(second.chunks(TOTALS_BLOCK)));
-    let paired = paired_first.chunks(TOTALS_BLOCK).zip(paired_second.chunks(TOTALS_BLOCK));
     let mut sums = [0i128; 2];
     let mut seen = 0;
-    for ((totals, (first, second)), (paired_first, paired_second)) in blocks.zip(paired) {
+    for (i, totals) in totals.chunks(TOTALS_BLOCK).enumerate() {
+        let r = from(&challenge.natural, i * TOTALS_BLOCK);
         let (parts, block_seen) = match level.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 => {
-                super::avx2::wide_left(level, totals, [first, second], [paired_first, paired_second])
+                super::avx2::wide_left(level, totals, r, from(&challenge.paired, i * TOTALS_BLOCK))
             }
-            _ => {
-                let _ = (paired_first, paired_second);
-                wide_left_portable(totals, [first, second])
-            }
+            _ => wide_left_portable(totals, r),
         };
         seen |= block_seen;
         for (sum, [low, high]) in sums.iter_mut().zip(parts) {
@@ -121,6 +115,10 @@ pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) ->
     let ([x, y], [a, b]) = (sums, challenge.sum);
     // 2^46 times the sum of r is what the bias added.
     Some([x - (i128::from(a) << WIDE_BITS), y - (i128::from(b) << WIDE_BITS)])
+}
+
+fn from([a, b]: &[Vec<u32>; 2], start: usize) -> [&[u32]; 2] {
+    [a.get(start..).unwrap_or(&[]), b.get(start..).unwrap_or(&[])]
 }
 
 /// Low and high sums for both vectors, and all bits of the biased totals.
