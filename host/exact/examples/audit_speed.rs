@@ -63,6 +63,15 @@ fn best(runs: usize, mut run: impl FnMut()) -> f64 {
     least
 }
 
+/// Seconds of each, the best of several runs, in turn, so that both meet the same neighbours.
+fn best_of_both(work: usize, mut product: impl FnMut(), mut check: impl FnMut()) -> (f64, f64) {
+    let mut least = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..(8_000_000_000 / work).clamp(3, 200) {
+        least = (least.0.min(best(1, &mut product)), least.1.min(best(3, &mut check)));
+    }
+    least
+}
+
 /// Seconds of a product and of its check.
 fn cost(random: &mut Random, executor: &Executor, wide: bool, rows: usize, shape: (usize, usize)) -> (f64, f64) {
     let (outputs, inputs) = shape;
@@ -70,19 +79,27 @@ fn cost(random: &mut Random, executor: &Executor, wide: bool, rows: usize, shape
     let product = CpuProduct::new(&layer, executor);
     let vectors = Vectors::random(executor, &layer, |bytes| random.fill(bytes)).expect("fits");
     let work = rows * outputs * inputs;
-    let runs = (2_000_000_000 / work).clamp(3, 60);
-    let checks = runs.max(20);
     let passed = |sides: ostrakon_exact::freivalds::Sides| assert_eq!(sides.first_difference(), None);
     if wide {
         let codes: Vec<u16> = (0..rows * inputs).map(|_| random.next() as u16).collect();
         let mut totals = vec![0i64; rows * outputs];
-        let computed = best(runs, || product.product_u16(&codes, rows, &mut totals).expect("fits"));
-        (computed, best(checks, || passed(check_u16(executor, &vectors, &codes, rows, &totals).expect("fits"))))
+        product.product_u16(&codes, rows, &mut totals).expect("fits");
+        let claimed = totals.clone();
+        best_of_both(
+            work,
+            || product.product_u16(&codes, rows, &mut totals).expect("fits"),
+            || passed(check_u16(executor, &vectors, &codes, rows, &claimed).expect("fits")),
+        )
     } else {
         let codes: Vec<u8> = (0..rows * inputs).map(|_| random.next() as u8).collect();
         let mut totals = vec![0i32; rows * outputs];
-        let computed = best(runs, || product.product_u8(&codes, rows, &mut totals).expect("fits"));
-        (computed, best(checks, || passed(check_u8(executor, &vectors, &codes, rows, &totals).expect("fits"))))
+        product.product_u8(&codes, rows, &mut totals).expect("fits");
+        let claimed = totals.clone();
+        best_of_both(
+            work,
+            || product.product_u8(&codes, rows, &mut totals).expect("fits"),
+            || passed(check_u8(executor, &vectors, &codes, rows, &claimed).expect("fits")),
+        )
     }
 }
 
@@ -267,7 +284,10 @@ impl AttentionProducts for Replayed {
 }
 
 /// Keeps what the plain products give.
-struct Keeping(PlainAttention, Mutex<(Vec<Vec<i32>>, Vec<Vec<i64>>)>);
+struct Keeping(PlainAttention, Mutex<Totals>);
+
+/// Scores and weighted values, head by head.
+type Totals = (Vec<Vec<i32>>, Vec<Vec<i64>>);
 
 impl AttentionProducts for Keeping {
     fn scores(

@@ -90,7 +90,7 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
     [a, b]
 }
 
-/// `totals . r` as integers, or nothing if a total lies outside `-2^46 .. 2^46`.
+/// `totals . r` as integers, or nothing if a total lies outside `1 - 2^46 ..= 2^46`.
 #[inline]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
     let mut sums = [0i128; 2];
@@ -109,12 +109,12 @@ pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) ->
             *sum += (low + (high << LOW_BITS)) as i128;
         }
     }
-    if seen >= 2 * WIDE_BIAS as u64 {
+    if seen >> WIDE_BITS != 0 {
         return None;
     }
     let ([x, y], [a, b]) = (sums, challenge.sum);
-    // 2^46 times the sum of r is what the bias added.
-    Some([x - (i128::from(a) << WIDE_BITS), y - (i128::from(b) << WIDE_BITS)])
+    let bias = |sum| i128::from(sum) * i128::from(WIDE_BIAS);
+    Some([x - bias(a), y - bias(b)])
 }
 
 fn from([a, b]: &[Vec<u32>; 2], start: usize) -> [&[u32]; 2] {
