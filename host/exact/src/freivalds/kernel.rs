@@ -41,7 +41,7 @@ impl Narrow {
 }
 
 /// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`.
-#[inline]
+#[inline(always)]
 pub(super) fn narrow_left(level: Proven, totals: &[i32], plan: &Narrow, challenge: &Challenge) -> Option<[u32; 2]> {
     let [first, second] = &challenge.natural;
     let r = [first.as_slice(), second.as_slice()];
@@ -67,7 +67,7 @@ pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: 
 }
 
 /// `codes . v` in the field.
-#[inline]
+#[inline(always)]
 pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
     match level.level() {
         #[cfg(target_arch = "x86_64")]
@@ -91,23 +91,15 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
 }
 
 /// `totals . r` as integers, or nothing if a total lies outside `1 - 2^46 ..= 2^46`.
-#[inline]
+#[inline(always)]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
-    let mut sums = [0i128; 2];
-    let mut seen = 0;
-    for (i, totals) in totals.chunks(TOTALS_BLOCK).enumerate() {
-        let r = from(&challenge.natural, i * TOTALS_BLOCK);
-        let (parts, block_seen) = match level.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => {
-                super::avx2::wide_left(level, totals, r, from(&challenge.paired, i * TOTALS_BLOCK))
-            }
-            _ => wide_left_portable(totals, r),
-        };
-        seen |= block_seen;
-        for (sum, [low, high]) in sums.iter_mut().zip(parts) {
-            *sum += (low + (high << LOW_BITS)) as i128;
-        }
+    let (mut sums, mut seen) = totals_block(level, totals, challenge, 0);
+    // Few products are wider than a block.
+    for start in (TOTALS_BLOCK..totals.len()).step_by(TOTALS_BLOCK) {
+        let ([x, y], more) = totals_block(level, totals.get(start..).unwrap_or(&[]), challenge, start);
+        let [a, b] = sums;
+        sums = [a + x, b + y];
+        seen |= more;
     }
     if seen >> WIDE_BITS != 0 {
         return None;
@@ -117,7 +109,21 @@ pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) ->
     Some([x - bias(a), y - bias(b)])
 }
 
-fn from([a, b]: &[Vec<u32>; 2], start: usize) -> [&[u32]; 2] {
+/// Sums of the first block of `totals`, whose elements of r begin at `start`, and all bits seen.
+#[inline(always)]
+fn totals_block(level: Proven, totals: &[i64], challenge: &Challenge, start: usize) -> ([i128; 2], u64) {
+    let totals = totals.get(..TOTALS_BLOCK).unwrap_or(totals);
+    let r = from(&challenge.natural, start);
+    let ([[a, b], [c, d]], seen) = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::wide_left(level, totals, r, from(&challenge.paired, start)),
+        _ => wide_left_portable(totals, r),
+    };
+    ([(a + (b << LOW_BITS)) as i128, (c + (d << LOW_BITS)) as i128], seen)
+}
+
+#[inline(always)]
+fn from<T>([a, b]: &[Vec<T>; 2], start: usize) -> [&[T]; 2] {
     [a.get(start..).unwrap_or(&[]), b.get(start..).unwrap_or(&[])]
 }
 
@@ -140,13 +146,13 @@ pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -
 }
 
 /// `codes . v` as integers.
-#[inline]
+#[inline(always)]
 pub(super) fn wide_right(level: Proven, codes: &[u16], projection: &Projection) -> [i128; 2] {
     biased_right::<0, _>(level, codes, projection)
 }
 
 /// Likewise for signed numbers.
-#[inline]
+#[inline(always)]
 pub(super) fn signed_right(level: Proven, codes: &[i16], projection: &Projection) -> [i128; 2] {
     let [a, b] = biased_right::<0x8000, _>(level, codes, projection);
     let [sum_a, sum_b] = projection.sum;
@@ -171,25 +177,33 @@ impl Word for i16 {
 }
 
 /// The sum of `(x ^ FLIP) * v`: to flip the sign bit is to add 2^15 to a signed number.
-#[inline]
+#[inline(always)]
 fn biased_right<const FLIP: u16, T: Word>(level: Proven, codes: &[T], projection: &Projection) -> [i128; 2] {
-    let ([low_a, low_b], [high_a, high_b]) = (&projection.low, &projection.high);
-    let blocks = codes.chunks(CODES_BLOCK).enumerate();
-    let mut sums = [0i128; 2];
-    for (i, codes) in blocks {
-        let from = i * CODES_BLOCK;
-        let low = [low_a, low_b].map(|v| v.get(from..).unwrap_or(&[]));
-        let high = [high_a, high_b].map(|v| v.get(from..).unwrap_or(&[]));
-        let parts = match level.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
-            _ => wide_right_portable::<FLIP, T>(codes, low, high),
-        };
-        for (sum, (low, high)) in sums.iter_mut().zip(parts) {
-            *sum += i128::from(low) + (i128::from(high) << 32);
-        }
+    let mut sums = codes_block::<FLIP, T>(level, codes, projection, 0);
+    for start in (CODES_BLOCK..codes.len()).step_by(CODES_BLOCK) {
+        let [x, y] = codes_block::<FLIP, T>(level, codes.get(start..).unwrap_or(&[]), projection, start);
+        let [a, b] = sums;
+        sums = [a + x, b + y];
     }
     sums
+}
+
+/// Sums of the first block of `codes`, whose elements of v begin at `start`.
+#[inline(always)]
+fn codes_block<const FLIP: u16, T: Word>(
+    level: Proven,
+    codes: &[T],
+    projection: &Projection,
+    start: usize,
+) -> [i128; 2] {
+    let codes = codes.get(..CODES_BLOCK).unwrap_or(codes);
+    let (low, high) = (from(&projection.low, start), from(&projection.high, start));
+    let [(a, b), (c, d)] = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
+        _ => wide_right_portable::<FLIP, T>(codes, low, high),
+    };
+    [i128::from(a) + (i128::from(b) << 32), i128::from(c) + (i128::from(d) << 32)]
 }
 
 /// The sums with the low and the high halves of each v.
