@@ -113,7 +113,7 @@ unsafe fn narrow_right_avx2(codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -
 /// See [`wide_left_portable`](super::kernel::wide_left_portable); `paired` is r in the order of
 /// [`Challenge`](super::Challenge), as far as whole turns go.
 #[inline]
-pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
+pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
     assert!(paired.iter().all(|r| r.len() > totals.len() / TURN * TURN), "too short a challenge");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
     unsafe { wide_left_avx2(totals, r, paired) }
@@ -122,7 +122,7 @@ pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u3
 /// # Safety
 /// AVX2; each of `paired` longer than the whole turns of the totals.
 #[target_feature(enable = "avx2")]
-unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
+unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
     let bias = _mm256_set1_epi64x(WIDE_BIAS);
     let low_bits = _mm256_set1_epi64x((1 << LOW_BITS) - 1);
     let mut seen = _mm256_setzero_si256();
@@ -156,7 +156,7 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
     };
     for (parts, sums) in parts.iter_mut().zip(sums) {
         for (part, sum) in parts.iter_mut().zip(sums) {
-            *part += lanes(sum).iter().map(|&lane| u128::from(lane)).sum::<u128>();
+            *part = lanes(sum).iter().fold(*part, |sum, &lane| sum.wrapping_add(lane));
         }
     }
     all |= lanes(seen).iter().fold(0, |all, &lane| all | lane);

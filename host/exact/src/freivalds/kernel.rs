@@ -6,8 +6,8 @@
 //! - *narrow totals* become unsigned by adding their bound B. With `2 B < p` a product stays below 2^62, and
 //!   sums are folded modulo p every few steps, how many depends on B.
 //! - *16-bit codes* meet v in two halves, v modulo 2^32 and the rest, each of whose sums fits 64 bits.
-//! - *wide totals* become unsigned below 2^47 and are cut into 24 and 23 bits, each of whose products with r
-//!   fits 55 bits: 512 of them add up in 64.
+//! - *wide totals* become unsigned below 2^44 and are cut into two parts of 22 bits, each of whose products
+//!   with r stays below 2^53: 2048 of them add up in 64. (16-bit codes give at most 2^39.1, weighted values 2^41.)
 
 use super::vectors::{Challenge, Projection};
 use super::{FIELD, WIDE_BIAS, WIDE_BITS, fold, residue_u64};
@@ -16,9 +16,8 @@ use crate::simd::level::{Level, Proven};
 /// Elements of codes that a wide sum takes at once: `2^16 * 2^32 * 2^15 = 2^63`.
 const CODES_BLOCK: usize = 1 << 15;
 /// Low bits of a wide total.
-pub(super) const LOW_BITS: u32 = 24;
-/// Wide totals whose parts add up in the 64 bits of four lanes, every fourth in each: `2^55 * 512 = 2^64`,
-/// which `2^24 - 1` times `2^31 - 2` does not reach.
+pub(super) const LOW_BITS: u32 = 22;
+/// Wide totals whose parts add up in 64 bits: `2^22 * 2^31 * 2^11 = 2^64`, which `2^22 - 1` does not reach.
 const TOTALS_BLOCK: usize = 2048;
 
 /// What all rows of narrow totals share.
@@ -90,7 +89,7 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
     [a, b]
 }
 
-/// `totals . r` as integers, or nothing if a total lies outside `1 - 2^46 ..= 2^46`.
+/// `totals . r` as integers, or nothing if a total lies outside `1 - 2^43 ..= 2^43`.
 #[inline(always)]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
     let (mut sums, mut seen) = totals_block(level, totals, challenge, 0);
@@ -104,9 +103,8 @@ pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) ->
     if seen >> WIDE_BITS != 0 {
         return None;
     }
-    let ([x, y], [a, b]) = (sums, challenge.sum);
-    let bias = |sum| i128::from(sum) * i128::from(WIDE_BIAS);
-    Some([x - bias(a), y - bias(b)])
+    let ([x, y], [a, b]) = (sums, challenge.bias);
+    Some([x - a, y - b])
 }
 
 /// Sums of the first block of `totals`, whose elements of r begin at `start`, and all bits seen.
@@ -119,7 +117,8 @@ fn totals_block(level: Proven, totals: &[i64], challenge: &Challenge, start: usi
         Level::Avx2 | Level::Avx512 => super::avx2::wide_left(level, totals, r, from(&challenge.paired, start)),
         _ => wide_left_portable(totals, r),
     };
-    ([(a + (b << LOW_BITS)) as i128, (c + (d << LOW_BITS)) as i128], seen)
+    let join = |low, high| i128::from(low) + (i128::from(high) << LOW_BITS);
+    ([join(a, b), join(c, d)], seen)
 }
 
 #[inline(always)]
@@ -128,8 +127,8 @@ fn from<T>([a, b]: &[Vec<T>; 2], start: usize) -> [&[T]; 2] {
 }
 
 /// Low and high sums for both vectors, and all bits of the biased totals.
-pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
-    let mut sums = [[0u128; 2]; 2];
+pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
+    let mut sums = [[0u64; 2]; 2];
     let mut seen = 0;
     for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
         let y = y.wrapping_add(WIDE_BIAS) as u64;
@@ -138,7 +137,7 @@ pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -
         for (sums, r) in sums.iter_mut().zip([r, s]) {
             for (sum, part) in sums.iter_mut().zip(parts) {
                 // Wraps only where a total is out of range.
-                *sum += u128::from(part.wrapping_mul(u64::from(r)));
+                *sum = sum.wrapping_add(part.wrapping_mul(u64::from(r)));
             }
         }
     }
