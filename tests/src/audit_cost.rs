@@ -32,14 +32,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
 
     println!("CPU milliseconds on one thread, medians of {ROUNDS}; in brackets: beside the run\n");
-    println!("{:>7} {:>9} {:>18} {:>18} {:>18} {:>12}", "tokens", "run", "with receipt", "replay", "freivalds", "transcript");
+    println!(
+        "{:>7} {:>9} {:>18} {:>18} {:>18} {:>12}",
+        "tokens", "run", "with receipt", "replay", "freivalds", "transcript"
+    );
     for words in [14, 62, 126, 254] {
         let texts = [vec!["word"; words].join(" ")];
         let (answer, signed) = model.run_with_receipt(&texts, None, &progress::unwatched, &key)?;
         let file = directory.path().join(format!("{words}.transcript"));
-        let written = transcript::write(
-            &signed, &|_| true, package, &policy, &home, &run, &key, &file, &progress::unwatched,
-        )?;
+        let written =
+            transcript::write(&signed, &|_| true, package, &policy, &home, &run, &key, &file, &progress::unwatched)?;
         let evidence = Evidence::open(&file, &signed.receipt)?;
         let given = Given { transcript: Some(&evidence), ..Given::default() };
         let mut times: [Vec<Duration>; 4] = Default::default();
