@@ -9,7 +9,8 @@
 
 use cpu_time::ProcessTime;
 use ostrakon_node::audit::{AuditOptions, Auditing, Choice, Evidence, Given, Method};
-use ostrakon_node::{Home, Model, NodeError, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress, transcript};
+use ostrakon_node::transcript::{self, Rerun};
+use ostrakon_node::{Home, Model, NodeError, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress};
 use ostrakon_package::SigningKey;
 use std::path::Path;
 use std::time::Duration;
@@ -40,8 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let texts = [vec!["word"; words].join(" ")];
         let (answer, signed) = model.run_with_receipt(&texts, None, &progress::unwatched, &key)?;
         let file = directory.path().join(format!("{words}.transcript"));
-        let written =
-            transcript::write(&signed, &|_| true, package, &policy, &home, &run, &key, &file, &progress::unwatched)?;
+        let rerun =
+            Rerun { signed: &signed, directory: package, policy: &policy, home: &home, options: &run, key: &key };
+        let written = transcript::write(&rerun, &|_| true, &file, &progress::unwatched)?;
         let evidence = Evidence::open(&file, &signed.receipt)?;
         let given = Given { transcript: Some(&evidence), ..Given::default() };
         let mut times: [Vec<Duration>; 4] = Default::default();
