@@ -114,6 +114,11 @@ pub struct Claimed {
 }
 
 impl Loose {
+    /// Take a run apart of which there is no transcript.
+    pub fn of_receipt(signed: &SignedReceipt) -> Self {
+        Self::of(signed, &Transcript { receipt: signed.receipt.digest(), blocks: Vec::new() }.head())
+    }
+
     /// Take a run apart.
     pub fn of(signed: &SignedReceipt, transcript: &[u8]) -> Self {
         let receipt = &signed.receipt;

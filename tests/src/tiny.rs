@@ -3,7 +3,7 @@
 
 use ostrakon_node::{Home, Model, RunOptions, SignedReceipt, TrustPolicy, progress, transcript};
 use ostrakon_package::{
-    ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, SigningKey, write_package,
+    ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PackageError, SigningKey, write_package,
 };
 use std::fmt::Debug;
 use std::fs;
@@ -156,7 +156,10 @@ pub fn block_bert() -> Vec<u8> {
 }
 
 /// A directory with packages and with a home of its own; only the cache of compiled code is shared.
-pub struct Tiny(tempfile::TempDir);
+pub struct Tiny {
+    directory: tempfile::TempDir,
+    shares_cache: bool,
+}
 
 impl Default for Tiny {
     fn default() -> Self {
@@ -167,30 +170,45 @@ impl Default for Tiny {
 impl Tiny {
     /// An empty one.
     pub fn new() -> Self {
-        Self(expect(tempfile::tempdir()))
+        Self { directory: expect(tempfile::tempdir()), shares_cache: true }
+    }
+
+    /// Likewise, with a cache of its own: for components that nobody else runs.
+    pub fn apart() -> Self {
+        Self { shares_cache: false, ..Self::new() }
     }
 
     /// Where everything is.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
     }
 
     /// Whose vectors and keys are used.
     pub fn home(&self) -> Home {
-        Home { cache: crate::packed::home().cache, ..Home::under(&self.path().join("home")) }
+        let home = Home::under(&self.path().join("home"));
+        if self.shares_cache { Home { cache: crate::packed::home().cache, ..home } } else { home }
     }
 
     /// Write a package of `model`, run by `component`.
-    pub fn package(&self, name: &str, model: &ImportedModel, component: &[u8], shards: usize) -> PathBuf {
+    ///
+    /// # Errors
+    /// A model that is none.
+    pub fn package(
+        &self,
+        name: &str,
+        model: &ImportedModel,
+        component: &[u8],
+        shards: usize,
+    ) -> Result<PathBuf, PackageError> {
         let out = self.path().join(name);
         let components = [NamedComponent { name: "block-bert".into(), wasm: component.to_vec() }];
-        expect(write_package(model, &components, shards, &out, &key(0)));
-        out
+        write_package(model, &components, shards, &out, &key(0))?;
+        Ok(out)
     }
 
     /// The package as it should be.
     pub fn honest(&self, shards: usize) -> PathBuf {
-        self.package(&format!("honest-{shards}"), &model(), &block_bert(), shards)
+        expect(self.package(&format!("honest-{shards}"), &model(), &block_bert(), shards))
     }
 
     /// A package made ready.
