@@ -137,6 +137,13 @@ impl Model {
         Ok(())
     }
 
+    /// Likewise, with all layers prepared once more by the backend.
+    pub(crate) fn prepare_anew(&mut self) -> Result<(), NodeError> {
+        let (executor, backend) = (Arc::clone(self.host.executor()), self.host.backend().clone());
+        self.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
+        self.renew()
+    }
+
     /// The package's name.
     pub fn name(&self) -> &str {
         &self.package.manifest().name

@@ -123,6 +123,8 @@ pub struct Auditing {
     /// With Freivalds.
     auditor: Option<Auditor>,
     vectors: Option<Arc<KeptVectors>>,
+    /// Somebody was caught with the vectors that are in use: new ones are needed before the next audit.
+    caught: bool,
     method: Method,
     load: Duration,
 }
@@ -149,7 +151,7 @@ impl Auditing {
             }
         };
         let (auditor, vectors) = (auditor.into_inner(), vectors.into_inner());
-        Ok(Self { model, verifier, auditor, vectors, method: *method, load: start.elapsed() })
+        Ok(Self { model, verifier, auditor, vectors, caught: false, method: *method, load: start.elapsed() })
     }
 
     /// Audit a receipt.
@@ -174,6 +176,9 @@ impl Auditing {
         }
         if self.method == Method::Freivalds && given.transcript.is_none() {
             return Err(NodeError::Setting("an audit by Freivalds needs the executor's transcript".into()));
+        }
+        if std::mem::take(&mut self.caught) {
+            self.model.prepare_anew()?;
         }
         let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
         let mut notes = Vec::new();
@@ -220,10 +225,12 @@ impl Auditing {
     }
 
     /// After a run that broke off its instances are spent. And whoever was caught has learnt something about the
-    /// vectors: the next auditor draws new ones.
+    /// vectors: the next audit draws new ones.
     fn start_anew(&mut self, verdict: &Verdict) -> Result<(), NodeError> {
         if let (Verdict::Reject(_), Some(vectors)) = (verdict, &self.vectors) {
             vectors.forget();
+            self.caught = true;
+            return Ok(());
         }
         self.model.renew()
     }
