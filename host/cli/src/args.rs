@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Run a receipt's request again and keep the integer products, for an auditor
     Transcript(TranscriptArgs),
-    /// Say what a package or a component is, and whether it would be let in
+    /// Say what a package, a component or a receipt is, and whether it would be let in
     Inspect(InspectArgs),
     /// Say what this machine offers and what to do about what is missing
     Doctor(DoctorArgs),
@@ -222,8 +222,8 @@ pub(crate) struct TrustArgs {
 /// `ostrakon inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A package's directory, its name in the store, or a component file
-    #[arg(value_name = "PACKAGE|COMPONENT", value_hint = ValueHint::AnyPath)]
+    /// A package's directory, its name in the store, a component file, or a receipt
+    #[arg(value_name = "PACKAGE|COMPONENT|RECEIPT", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
 }
 

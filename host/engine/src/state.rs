@@ -57,7 +57,8 @@ impl State {
             .fold(SPARE_ENTRIES, |sum, n| sum.saturating_add(n as usize));
         let mut table = ResourceTable::new();
         table.set_max_capacity(entries);
-        Self { host, meter: Meter::new(quotas), limiter: Limiter::new(limits), table }
+        let meter = host.meter(quotas);
+        Self { host, meter, limiter: Limiter::new(limits), table }
     }
 
     /// Keep a tensor and give out its handle.

@@ -190,6 +190,10 @@ fn agree_linear(layer: &Linear, x: &[f32], rows: usize) -> Result<(), TestCaseEr
         |executor, out| {
             let product = CpuProduct::new(layer, executor);
             executor.linear(layer, &product, x, rows, out).unwrap();
+            // And where the product is done elsewhere.
+            let mut apart = vec![f32::NAN; out.len()];
+            executor.linear(layer, &Plain(product), x, rows, &mut apart).unwrap();
+            assert!(out.iter().zip(&apart).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", executor.level());
         },
     )
 }

@@ -2,7 +2,8 @@
 
 use crate::graph::{Graphs, Operation};
 use crate::layers::check_name;
-use crate::{Graph, GraphLimits, LayerSource, NnError, ProvenBackend, RawLayer};
+use crate::spares::Spares;
+use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
@@ -17,6 +18,7 @@ pub struct Host {
     backend: ProvenBackend,
     layers: Arc<dyn LayerSource>,
     graphs: Graphs,
+    spares: Arc<Spares>,
 }
 
 impl Host {
@@ -32,7 +34,12 @@ impl Host {
         layers: Arc<dyn LayerSource>,
         limits: GraphLimits,
     ) -> Self {
-        Self { executor, backend, layers, graphs: Graphs::new(limits) }
+        Self { executor, backend, layers, graphs: Graphs::new(limits), spares: Arc::default() }
+    }
+
+    /// A meter for a new caller.
+    pub fn meter(&self, quotas: Quotas) -> Meter {
+        Meter::with_spares(quotas, &self.spares)
     }
 
     /// The parts of a layer as the package stores them, whether or not it has been prepared.

@@ -109,6 +109,11 @@ impl Meter {
         Self { counters: Arc::new(counters), spares: Arc::default() }
     }
 
+    /// A meter at zero whose results take over the memory of others that have the same spares.
+    pub(crate) fn with_spares(quotas: Quotas, spares: &Arc<Spares>) -> Self {
+        Self { spares: Arc::clone(spares), ..Self::new(quotas) }
+    }
+
     /// A meter that refuses nothing: for work the host does for itself.
     pub fn unlimited() -> Self {
         Self::new(Quotas::UNLIMITED)

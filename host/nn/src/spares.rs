@@ -1,17 +1,17 @@
-//! Memory of dropped results, kept for the next ones of the same caller.
+//! Memory of dropped results, kept for the next ones of the same host.
 //!
 //! A block makes and drops a result for every operation. Fresh memory would have to be mapped and
-//! cleared each time, and would not be in the processor's caches. Memory never passes from one caller to
-//! another, so nobody can see what someone else computed.
+//! cleared each time, and would not be in the processor's caches. An operation writes every element of its
+//! result before anyone sees it, so nobody learns what was there before.
 
 use std::sync::Mutex;
 
-/// Most buffers kept for a caller: the results that one block has at a time.
+/// Most buffers kept: the results that one block has at a time.
 const MOST: usize = 8;
 /// Most elements of a buffer that is kept: 16 MiB. Larger ones are worth their mapping.
 const LARGEST: usize = 4 << 20;
 
-/// The kept buffers of one caller.
+/// The kept buffers of one host.
 #[derive(Debug, Default)]
 pub(crate) struct Spares(Mutex<Vec<Vec<f32>>>);
 

@@ -261,7 +261,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Room for a result of this shape. It may hold values of an earlier result of the same caller:
+    /// Room for a result of this shape. It may hold values of an earlier result of the same host:
     /// the operation writes every element.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::load::{Model, OpenBlock};
 use crate::progress::{Event, Watcher};
 use crate::receipt::{BatchBorders, Borders, tensor_digest};
 use crate::tokens::Tokenised;
-use ostrakon_engine::{CallError, HostFault, Instance};
+use ostrakon_engine::{CallError, HostFault};
 use ostrakon_nn::{NnError, Tensor};
 use ostrakon_protocol::Digest;
 use std::time::{Duration, Instant};
@@ -128,9 +128,9 @@ impl Model {
     ) -> Result<Tensor, NodeError> {
         let mut x = ids;
         let mut input = borders.is_some().then(|| tensor_digest(&x));
-        for (block, cost) in self.blocks.iter().zip(costs) {
+        for (block, cost) in self.blocks.iter_mut().zip(costs) {
             let start = Instant::now();
-            let done = forward(&mut self.instances, block, x, lengths)?;
+            let done = block.forward(&self.bench, x, lengths)?;
             cost.time += start.elapsed();
             cost.fuel = cost.fuel.saturating_add(done.fuel);
             if let (Some(borders), Some(input)) = (borders.as_deref_mut(), &mut input) {
@@ -150,8 +150,8 @@ impl Model {
         input: Tensor,
         lengths: &Tensor,
     ) -> Result<ostrakon_engine::Forward, NodeError> {
-        let block = self.blocks.get(index).ok_or_else(|| internal("?", &"the package has no such block"))?;
-        forward(&mut self.instances, block, input, lengths)
+        let block = self.blocks.get_mut(index).ok_or_else(|| internal("?", &"the package has no such block"))?;
+        block.forward(&self.bench, input, lengths)
     }
 }
 
@@ -165,18 +165,6 @@ impl BlockCost {
             time: Duration::ZERO,
         }
     }
-}
-
-fn forward(
-    instances: &mut [Instance],
-    block: &OpenBlock,
-    input: Tensor,
-    lengths: &Tensor,
-) -> Result<ostrakon_engine::Forward, NodeError> {
-    let instance = instances.get_mut(block.instance).ok_or_else(|| internal(&block.name, &"its instance is gone"))?;
-    instance
-        .forward(block.session, input, lengths)
-        .map_err(|source| NodeError::Block { block: block.name.clone(), source })
 }
 
 /// Token ids and lengths of a batch.

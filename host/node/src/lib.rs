@@ -11,7 +11,7 @@
 //! 2. [`load`] opens a package, starts the arithmetic, the engine and the tokenizer.
 //! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
 //! 4. [`receipt`] says what a run leaves behind, [`transcript`] what it left out, [`audit`] whether it is right.
-//! 5. [`inspect`], [`doctor`], [`trust`] and [`store`] say what is there.
+//! 5. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
 //! from a thread meant for computing.
@@ -24,6 +24,7 @@ pub mod error;
 pub mod execute;
 pub mod fetch;
 pub mod inspect;
+pub mod inspect_receipt;
 pub mod load;
 pub mod options;
 pub mod pack;

@@ -5,8 +5,8 @@
 //! 1. The package is opened, which verifies every byte of it. Meanwhile the arithmetic of this
 //!    machine starts and proves itself.
 //! 2. Every component is admitted and compiled (or found compiled). Meanwhile the tokenizer is parsed.
-//! 3. Every shard gets an instance of its own, every block a session in it. A shard whose blocks name
-//!    several components gets one instance of each.
+//! 3. Every block gets an instance of its own with a session in it, and a fresh one whenever it has been used:
+//!    what a block costs and gives is then a matter of the block and its input, and never of what ran before.
 //!
 //! The steps run side by side because together they are what a person waits for at the start.
 
@@ -14,9 +14,9 @@ use crate::NodeError;
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
-use ostrakon_engine::{CacheDir, CacheError, Instance, Plugin, Runtime, SessionId, World};
+use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits, Plugin, Runtime, SessionId, World};
 use ostrakon_exact::simd::{Executor, Level};
-use ostrakon_nn::{BackendError, Host, ProvenBackend};
+use ostrakon_nn::{BackendError, Host, ProvenBackend, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
 use ostrakon_protocol::Step;
 use std::collections::BTreeMap;
@@ -32,24 +32,22 @@ pub struct Model {
     pub(crate) profile: Digest,
     pub(crate) backend: &'static str,
     pub(crate) arithmetic: Arithmetic,
-    pub(crate) instances: Vec<Instance>,
     pub(crate) blocks: Vec<OpenBlock>,
-    pub(crate) host: Arc<Host>,
+    pub(crate) bench: Bench,
     pub(crate) load: LoadTimes,
-    plugins: Plugged,
-    options: RunOptions,
 }
 
-/// A block with its session.
+/// A block, ready to run once.
 pub(crate) struct OpenBlock {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) shard: String,
     /// The component that runs it.
     pub(crate) component: Digest,
-    /// Index into [`Model::instances`].
-    pub(crate) instance: usize,
-    pub(crate) session: SessionId,
+    settings: Vec<(String, String)>,
+    plugin: Plugin,
+    /// Taken by the run.
+    fresh: Option<(Instance, SessionId)>,
 }
 
 impl OpenBlock {
@@ -57,6 +55,32 @@ impl OpenBlock {
     pub(crate) fn step(&self, input: Digest, output: Digest, fuel: u64) -> Step {
         Step { block: self.name.clone(), component: self.component, input, output, fuel }
     }
+
+    /// Run it, in an instance that runs nothing else.
+    pub(crate) fn forward(&mut self, on: &Bench, input: Tensor, lengths: &Tensor) -> Result<Forward, NodeError> {
+        let (mut instance, session) = match self.fresh.take() {
+            Some(fresh) => fresh,
+            None => self.open(on)?,
+        };
+        instance.forward(session, input, lengths).map_err(|source| self.failed(source))
+    }
+
+    fn open(&self, on: &Bench) -> Result<(Instance, SessionId), NodeError> {
+        let failed = |source| self.failed(source);
+        let mut instance = self.plugin.instantiate(Arc::clone(&on.host), on.limits).map_err(failed)?;
+        let session = instance.open(&self.name, &self.settings).map_err(failed)?;
+        Ok((instance, session))
+    }
+
+    fn failed(&self, source: CallError) -> NodeError {
+        NodeError::Block { block: self.name.clone(), source }
+    }
+}
+
+/// What instances of blocks are made on.
+pub(crate) struct Bench {
+    pub(crate) host: Arc<Host>,
+    limits: Limits,
 }
 
 /// Where the time of loading went. Steps overlap, so their sum may exceed `total`.
@@ -111,8 +135,9 @@ impl Model {
                 Arithmetic::Reference => "reference",
             };
             let host = Arc::new(Host::new(executor, backend, Arc::clone(&package) as _));
-            let (opened, open) = timed(|| open_blocks(&package, &plugins, &host, options));
-            let (instances, blocks) = opened?;
+            let bench = Bench { host, limits: options.limits };
+            let (blocks, open) = timed(|| open_blocks(&package, &plugins, &bench));
+            let blocks = blocks?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
             Ok(Self {
@@ -121,27 +146,34 @@ impl Model {
                 profile,
                 backend: backend_name,
                 arithmetic: options.arithmetic,
-                instances,
                 blocks,
-                host,
+                bench,
                 load,
-                plugins,
-                options: options.clone(),
             })
         })
     }
 
-    /// Give every shard a fresh instance, whatever became of the old ones.
-    pub(crate) fn renew(&mut self) -> Result<(), NodeError> {
-        (self.instances, self.blocks) = open_blocks(&self.package, &self.plugins, &self.host, &self.options)?;
+    /// Make a fresh instance of each block that has been used. The next run would; this is for a moment when nobody
+    /// waits.
+    ///
+    /// # Errors
+    /// A component does not start.
+    pub fn make_ready(&mut self) -> Result<(), NodeError> {
+        for block in &mut self.blocks {
+            if block.fresh.is_none() {
+                block.fresh = Some(block.open(&self.bench)?);
+            }
+        }
         Ok(())
     }
 
-    /// Likewise, with all layers prepared once more by the backend.
-    pub(crate) fn prepare_anew(&mut self) -> Result<(), NodeError> {
-        let (executor, backend) = (Arc::clone(self.host.executor()), self.host.backend().clone());
-        self.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
-        self.renew()
+    /// Let the backend prepare all layers once more, for the next run.
+    pub(crate) fn forget_layers(&mut self) {
+        let (executor, backend) = (Arc::clone(self.bench.host.executor()), self.bench.host.backend().clone());
+        self.bench.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
+        for block in &mut self.blocks {
+            block.fresh = None;
+        }
     }
 
     /// The package's name.
@@ -171,7 +203,7 @@ impl Model {
 
     /// What answers the components: the package's layers, the backend, the operations.
     pub fn host(&self) -> Arc<Host> {
-        Arc::clone(&self.host)
+        Arc::clone(&self.bench.host)
     }
 
     /// Where the time of loading went.
@@ -249,42 +281,27 @@ fn with_reference(name: &str, block: &[u8], options: &RunOptions) -> Result<Vec<
     crate::component::compose(name, block, &reference)
 }
 
-fn open_blocks(
-    package: &Package,
-    plugins: &Plugged,
-    host: &Arc<Host>,
-    options: &RunOptions,
-) -> Result<(Vec<Instance>, Vec<OpenBlock>), NodeError> {
+fn open_blocks(package: &Package, plugins: &Plugged, bench: &Bench) -> Result<Vec<OpenBlock>, NodeError> {
     let manifest = package.manifest();
-    let mut instances: Vec<Instance> = Vec::new();
     let mut blocks = Vec::new();
     for shard in &manifest.shards {
-        let mut of_component: BTreeMap<&str, usize> = BTreeMap::new();
         for name in &shard.blocks {
-            let failed = |source| NodeError::Block { block: name.clone(), source };
             // The manifest was validated: every block and every component it names is there.
             let Some(block) = manifest.block(name) else { continue };
             let Some(plugin) = plugins.get(&block.component) else { continue };
             let Some(component) = manifest.component(&block.component) else { continue };
-            let at = match of_component.get(block.component.as_str()) {
-                Some(&at) => at,
-                None => {
-                    instances.push(plugin.instantiate(Arc::clone(host), options.limits).map_err(failed)?);
-                    of_component.insert(&block.component, instances.len() - 1);
-                    instances.len() - 1
-                }
-            };
-            let Some(instance) = instances.get_mut(at) else { continue };
-            let session = instance.open(name, &block.settings).map_err(failed)?;
-            blocks.push(OpenBlock {
+            let mut open = OpenBlock {
                 name: name.clone(),
                 kind: block.setting("kind").unwrap_or("block").to_owned(),
                 shard: shard.name.clone(),
                 component: component.blake3,
-                instance: at,
-                session,
-            });
+                settings: block.settings.clone(),
+                plugin: plugin.clone(),
+                fresh: None,
+            };
+            open.fresh = Some(open.open(bench)?);
+            blocks.push(open);
         }
     }
-    Ok((instances, blocks))
+    Ok(blocks)
 }

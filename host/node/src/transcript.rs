@@ -15,13 +15,15 @@ use crate::options::RunOptions;
 use crate::progress::{Event, Watcher};
 use crate::receipt::{element_code, tensor_digest};
 use ostrakon_exact::simd::Executor;
-use ostrakon_nn::{BackendError, ProvenBackend, Recorder, Tensor};
+use ostrakon_nn::{Backend, BackendError, ProvenBackend, Recorder, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{BlockContent, BlockTranscript, Digest, SignedReceipt, SigningKey, Transcript};
+use ostrakon_protocol::{BlockContent, BlockTranscript, Digest, PublicKey, SignedReceipt, SigningKey, Transcript};
+
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use tempfile::NamedTempFile;
 
 /// Most bytes of products of one block on one batch.
 const MAX_PRODUCTS: usize = 4 << 30;
@@ -39,34 +41,37 @@ pub struct Written {
 pub type Blocks<'a> = &'a dyn Fn(usize) -> bool;
 
 /// A backend that was made for this purpose, and a handle of it.
-pub(crate) fn keeping<'a, B: Clone + ostrakon_nn::Backend + 'static>(
+pub(crate) fn keeping<'a, B: Backend + Clone + 'static>(
     slot: &'a OnceLock<B>,
     make: impl FnOnce(&Arc<Executor>) -> B + Send + 'a,
-) -> impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send + 'a
-where
-    B: Send + Sync,
-{
+) -> impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send + 'a {
     move |executor| ProvenBackend::new(slot.get_or_init(|| make(executor)).clone())
 }
 
-/// Run the request of `signed` again with the package in `directory` and write the transcript of the wanted
-/// blocks to `out`.
+/// A run that is to be made again by the node that made it.
+#[derive(Clone, Copy)]
+pub struct Rerun<'a> {
+    /// Its receipt, with the request.
+    pub signed: &'a SignedReceipt,
+    /// The package's directory.
+    pub directory: &'a Path,
+    /// Whose packages are run.
+    pub policy: &'a TrustPolicy,
+    /// This user's files.
+    pub home: &'a Home,
+    /// How blocks are run.
+    pub options: &'a RunOptions,
+    /// The key that signed the legs.
+    pub key: &'a SigningKey,
+}
+
+/// Run a request again and write the transcript of the wanted blocks to `out`.
 ///
 /// # Errors
-/// The receipt is without its request or was not signed by `key`; the package is another one; the run does not
-/// give what the receipt says; the file cannot be written.
-#[allow(clippy::too_many_arguments, reason = "a run and what becomes of it")]
-pub fn write(
-    signed: &SignedReceipt,
-    wanted: Blocks<'_>,
-    directory: &Path,
-    policy: &TrustPolicy,
-    home: &Home,
-    options: &RunOptions,
-    key: &SigningKey,
-    out: &Path,
-    watch: Watcher<'_>,
-) -> Result<Written, NodeError> {
+/// The receipt is without its request or its legs were not signed by this key; the package is another one; the
+/// run does not give what the receipt says; the file cannot be written.
+pub fn write(rerun: &Rerun<'_>, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
+    let Rerun { signed, directory, policy, home, options, key } = *rerun;
     let receipt = &signed.receipt;
     let texts = match &signed.request {
         Some(request) if request.digest() == receipt.request => &request.texts,
@@ -86,7 +91,8 @@ pub fn write(
     let recorder = recorder.get().ok_or_else(|| NodeError::Arithmetic("the recorder did not start".into()))?;
 
     let id = receipt.digest();
-    let mut payload = BufWriter::new(tempfile::tempfile().map_err(file_error("make", &std::env::temp_dir()))?);
+    let folder = folder(out);
+    let mut payload = BufWriter::new(tempfile::tempfile_in(folder).map_err(file_error("write to", folder))?);
     let mut blocks = Vec::new();
     let tokenised = model.tokens.encode(texts)?;
     let mut rest = tokenised.as_slice();
@@ -99,26 +105,26 @@ pub fn write(
         rest = after;
         let (ids, lengths) = inputs(part)?;
         let mut x = ids;
-        for (index, step) in
-            batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).enumerate()
-        {
-            let (node, step) = step;
+        let steps = batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step)));
+        for (index, (node, step)) in steps.enumerate() {
             let input = x.clone();
             x = model.run_block(index, x, &lengths)?.output;
             let products = recorder.take();
             same(at, &step.block, tensor_digest(&x), step.output)?;
             if wanted(index) {
-                if node != key.public() {
-                    return Err(NodeError::Setting(format!(
-                        "block `{}` was run by {node}: only that node can sign its transcript, this one is {}",
-                        step.block,
-                        key.public()
-                    )));
-                }
-                blocks.push(
-                    keep(&mut payload, at, &step.block, &input, &lengths, &products, key, &id)
-                        .map_err(file_error("write", out))?,
-                );
+                expect_own(key, node, &step.block)?;
+                let content = BlockContent {
+                    batch: at,
+                    block: &step.block,
+                    element: element_code(input.ty()),
+                    dimensions: input.dims(),
+                    lengths: lengths.as_i32().unwrap_or_default(),
+                    input: &input.bytes(),
+                    products: &products,
+                };
+                let written = payload.write_all(content.input).and_then(|()| payload.write_all(content.products));
+                written.map_err(file_error("write", folder))?;
+                blocks.push(content.sign(key, &id));
             }
             done += 1;
             watch(Event::Done { done, total });
@@ -137,39 +143,32 @@ fn same(batch: u32, block: &str, got: Digest, claimed: Digest) -> Result<(), Nod
     Err(NodeError::NotReproduced(format!("block `{block}` of batch {batch} gives {got}, the receipt says {claimed}")))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the fields of what is signed")]
-fn keep(
-    payload: &mut impl Write,
-    batch: u32,
-    block: &str,
-    input: &Tensor,
-    lengths: &Tensor,
-    products: &[u8],
-    key: &SigningKey,
-    receipt: &Digest,
-) -> io::Result<BlockTranscript> {
-    let bytes = input.bytes();
-    let content = BlockContent {
-        batch,
-        block,
-        element: element_code(input.ty()),
-        dimensions: input.dims(),
-        lengths: lengths.as_i32().unwrap_or_default(),
-        input: &bytes,
-        products,
-    };
-    payload.write_all(&bytes)?;
-    payload.write_all(products)?;
-    Ok(content.sign(key, receipt))
+/// Only the node that ran a block can sign what it did.
+pub(crate) fn expect_own(key: &SigningKey, node: PublicKey, block: &str) -> Result<(), NodeError> {
+    if node == key.public() {
+        return Ok(());
+    }
+    Err(NodeError::Setting(format!(
+        "block `{block}` was run by {node}: only that node can answer for it, this one is {}",
+        key.public()
+    )))
 }
 
 fn finish(transcript: &Transcript, payload: BufWriter<File>, out: &Path) -> io::Result<u64> {
     let mut payload = payload.into_inner().map_err(io::IntoInnerError::into_error)?;
     payload.rewind()?;
-    let mut file = File::create(out)?;
+    // For this user's eyes only, and under its name only when it is whole.
+    let mut file = NamedTempFile::new_in(folder(out))?;
     let head = transcript.head();
     file.write_all(&head)?;
-    Ok(head.len() as u64 + io::copy(&mut payload, &mut file)?)
+    let bytes = head.len() as u64 + io::copy(&mut payload, &mut file)?;
+    file.persist(out)?;
+    Ok(bytes)
+}
+
+/// The directory of a file.
+fn folder(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The lengths of a batch as a transcript has them.

@@ -149,7 +149,7 @@ fn components_that_do_not_fit_are_refused() {
 fn the_contracts_parse() {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit")).unwrap();
-    for world in ["model-block", "exact-reference", "reference-block"] {
+    for world in ["model-block", "exact-reference", "reference-block", "verifier"] {
         resolve.select_world(&[package], Some(world)).unwrap();
     }
 }
@@ -188,7 +188,7 @@ fn plugins_import_nothing_but_their_world() {
 #[test]
 fn plugins_say_nothing_about_where_they_were_built() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    for name in ["block-bert.wasm", "exact-reference.wasm"] {
+    for name in ["block-bert.wasm", "exact-reference.wasm", "verifier.wasm"] {
         let component = built(name);
         for place in [repository.to_str().unwrap(), "/.cargo/registry", "/home/", "/root/"] {
             assert!(!has(&component, place), "{name} holds the path {place}");

@@ -5,12 +5,16 @@ use crate::args::InspectArgs;
 use crate::problem::Problem;
 use crate::style::Style;
 use ostrakon_node::inspect::{self, ComponentReport, LimitsReport, PackageReport, SignatureReport};
+use ostrakon_node::inspect_receipt::{self, ReceiptReport};
 use ostrakon_node::{NodeError, TrustPolicy, store};
 use std::io::{self, Write};
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs, json: bool) -> Result<(), Problem> {
     if args.target.is_file() {
+        if let Some(report) = inspect_receipt::receipt(&args.target)? {
+            return if json { write_json(&report) } else { Ok(write_receipt(&mut io::stdout().lock(), &report)?) };
+        }
         let report = inspect::component_file(&args.target)?;
         if json {
             return write_json(&report);
@@ -83,6 +87,46 @@ fn signature(style: Style, report: &SignatureReport) -> String {
         _ if key.is_empty() => style.warn(report.state),
         _ => format!("{} {key}", style.warn(report.state)),
     }
+}
+
+fn write_receipt(out: &mut dyn Write, report: &ReceiptReport) -> io::Result<()> {
+    let style = Style::of_stdout();
+    let entry = |name: &str| style.faint(&format!("{name:<10}"));
+    let holds = |signed: bool| if signed { style.good("signed by") } else { style.bad("not signed by") };
+    writeln!(out, "{} {}", style.strong("receipt"), report.digest)?;
+    writeln!(out, "  {} {} {}", entry("issuer"), holds(report.signed), report.issuer)?;
+    for (name, digest) in [
+        ("request", &report.request),
+        ("package", &report.package),
+        ("profile", &report.profile),
+        ("answer", &report.answer),
+    ] {
+        writeln!(out, "  {} {digest}", entry(name))?;
+    }
+    match &report.texts {
+        Some(texts) => writeln!(out, "  {} {}, in the file", entry("texts"), texts.len())?,
+        None => writeln!(out, "  {} {}, not in the file", entry("texts"), report.outputs.len())?,
+    }
+    for step in &report.steps {
+        let short = |digest: &str| digest.get(..16).unwrap_or_default().to_owned();
+        writeln!(
+            out,
+            "  {} {:<14} {} -> {}  {} fuel",
+            entry(&format!("batch {}", step.batch)),
+            step.block,
+            short(&step.input),
+            short(&step.output),
+            grouped(step.fuel)
+        )?;
+    }
+    let mut nodes: Vec<(&str, bool, &str)> =
+        report.steps.iter().map(|step| (step.node.as_str(), step.signed, step.backend.as_str())).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    for (node, signed, backend) in nodes {
+        writeln!(out, "  {} {} {node}, on {backend}", entry("blocks"), holds(signed))?;
+    }
+    Ok(())
 }
 
 fn write_component(out: &mut dyn Write, style: Style, report: &ComponentReport, indent: &str) -> io::Result<()> {

@@ -5,6 +5,7 @@ use crate::args::TranscriptArgs;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
+use ostrakon_node::transcript::Rerun;
 use ostrakon_node::{RunOptions, audit, load_or_create_key, receipt, store, transcript};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -29,17 +30,10 @@ pub(crate) fn run(args: &TranscriptArgs, json: bool) -> Result<(), Problem> {
     };
     let progress = Progress::new(json);
     let wanted = |place: usize| args.blocks.is_empty() || args.blocks.contains(&place);
-    let written = transcript::write(
-        &signed,
-        &wanted,
-        &directory,
-        &policy,
-        &home,
-        &RunOptions::default(),
-        &key,
-        &args.out,
-        &|event| progress.show(event),
-    );
+    let options = RunOptions::default();
+    let rerun =
+        Rerun { signed: &signed, directory: &directory, policy: &policy, home: &home, options: &options, key: &key };
+    let written = transcript::write(&rerun, &wanted, &args.out, &|event| progress.show(event));
     progress.finish();
     let written = written?;
     let path = args.out.display().to_string();

@@ -17,20 +17,19 @@ const PAIRS_TURN: usize = 16;
 /// Turns whose pairs, each at most `2 * 255 * 2^15 < 2^24` in magnitude, add up in 32 bits.
 const PAIRS_BLOCK: usize = 128;
 
-/// See [`narrow_left_portable`](super::kernel::narrow_left_portable).
-pub(super) fn narrow_left(_: Proven, totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64; 2], u32) {
+/// See [`narrow_left_portable`](super::kernel::narrow_left_portable); a folded sum and `steps` products of a
+/// biased total and an element of r stay below 2^64.
+#[inline]
+pub(super) fn narrow_left(_: Proven, totals: &[i32], bound: u32, steps: usize, r: [&[u32]; 2]) -> ([u64; 2], u32) {
     assert!(r.iter().all(|r| r.len() > totals.len()), "too short a challenge");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
-    unsafe { narrow_left_avx2(totals, bound, r) }
+    unsafe { narrow_left_avx2(totals, bound, steps, r) }
 }
 
 /// # Safety
 /// AVX2; each r longer than the totals.
 #[target_feature(enable = "avx2")]
-unsafe fn narrow_left_avx2(totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64; 2], u32) {
-    // A folded sum and so many products stay below 2^64.
-    let largest = (2 * u64::from(bound)).max(1) * u64::from(FIELD);
-    let steps = ((u64::MAX - (1 << 35)) / largest).clamp(1, 1 << 20) as usize;
+unsafe fn narrow_left_avx2(totals: &[i32], bound: u32, steps: usize, r: [&[u32]; 2]) -> ([u64; 2], u32) {
     let bias = _mm256_set1_epi32(bound as i32);
     let mut most = _mm256_setzero_si256();
     let mut sums = [[_mm256_setzero_si256(); 2]; 2];
@@ -68,6 +67,7 @@ unsafe fn narrow_left_avx2(totals: &[i32], bound: u32, r: [&[u32]; 2]) -> ([u64;
 }
 
 /// The sum of codes and centred v, as an integer; v in two limbs: `v = high * 2^16 + low`.
+#[inline]
 pub(super) fn narrow_right(_: Proven, codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -> [i64; 2] {
     assert!(low.iter().chain(&high).all(|v| v.len() >= codes.len()), "too short a projection");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
@@ -112,16 +112,17 @@ unsafe fn narrow_right_avx2(codes: &[u8], low: [&[i16]; 2], high: [&[i16]; 2]) -
 
 /// See [`wide_left_portable`](super::kernel::wide_left_portable); `paired` is r in the order of
 /// [`Challenge`](super::Challenge), as far as whole turns go.
-pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
-    assert!(paired.iter().all(|r| r.len() >= totals.len() / TURN * TURN), "too short a challenge");
+#[inline]
+pub(super) fn wide_left(_: Proven, totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
+    assert!(paired.iter().all(|r| r.len() > totals.len() / TURN * TURN), "too short a challenge");
     // SAFETY: whoever has a proof of this level has AVX2; the lengths were checked.
     unsafe { wide_left_avx2(totals, r, paired) }
 }
 
 /// # Safety
-/// AVX2; each of `paired` as long as the whole turns of the totals.
+/// AVX2; each of `paired` longer than the whole turns of the totals.
 #[target_feature(enable = "avx2")]
-unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
+unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
     let bias = _mm256_set1_epi64x(WIDE_BIAS);
     let low_bits = _mm256_set1_epi64x((1 << LOW_BITS) - 1);
     let mut seen = _mm256_setzero_si256();
@@ -129,7 +130,7 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
     let (turns, rest) = totals.as_chunks::<TURN>();
     let mut at = 0;
     for turn in turns {
-        // SAFETY: a turn is two vectors; each of `paired` is as long as all turns.
+        // SAFETY: a turn is two vectors; each of `paired` has an element beyond all turns.
         unsafe {
             let first = _mm256_add_epi64(_mm256_loadu_si256(turn.as_ptr().cast()), bias);
             let second = _mm256_add_epi64(_mm256_loadu_si256(turn.as_ptr().add(4).cast()), bias);
@@ -138,8 +139,8 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
             let high =
                 [_mm256_srli_epi64::<{ LOW_BITS as i32 }>(first), _mm256_srli_epi64::<{ LOW_BITS as i32 }>(second)];
             for (sums, r) in sums.iter_mut().zip(&paired) {
-                let r = _mm256_loadu_si256(r.as_ptr().add(at).cast());
-                let r = [r, _mm256_srli_epi64::<32>(r)];
+                let r = r.as_ptr().add(at);
+                let r = [_mm256_loadu_si256(r.cast()), _mm256_loadu_si256(r.add(1).cast())];
                 for (sum, part) in sums.iter_mut().zip([low, high]) {
                     for (part, r) in part.into_iter().zip(r) {
                         *sum = _mm256_add_epi64(*sum, _mm256_mul_epu32(part, r));
@@ -155,7 +156,7 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
     };
     for (parts, sums) in parts.iter_mut().zip(sums) {
         for (part, sum) in parts.iter_mut().zip(sums) {
-            *part += lanes(sum).iter().map(|&lane| u128::from(lane)).sum::<u128>();
+            *part = lanes(sum).iter().fold(*part, |sum, &lane| sum.wrapping_add(lane));
         }
     }
     all |= lanes(seen).iter().fold(0, |all, &lane| all | lane);
@@ -163,6 +164,7 @@ unsafe fn wide_left_avx2(totals: &[i64], r: [&[u32]; 2], paired: [&[u32]; 2]) ->
 }
 
 /// See [`wide_right_portable`](super::kernel::wide_right_portable).
+#[inline]
 pub(super) fn wide_right<const FLIP: u16, T: Word>(
     _: Proven,
     codes: &[T],

@@ -1,6 +1,6 @@
 //! The checks, one for each kind of product.
 
-use super::kernel::{narrow_left, narrow_right, signed_right, wide_left, wide_right};
+use super::kernel::{Narrow, narrow_left, narrow_right, signed_right, wide_left, wide_right};
 use super::vectors::{Challenge, Projection, Vectors};
 use super::{FIELD, residue};
 use crate::ragged::ShapeError;
@@ -93,9 +93,9 @@ pub fn check_u8(
     let level = executor.proven();
     let mut sides = Sides::with_rows(rows);
     let all = codes.chunks_exact(inputs).zip(totals.chunks_exact(outputs));
-    if let Some(bound) = narrow_bound(inputs, U8_TERM) {
+    if let Some(plan) = narrow_bound(inputs, U8_TERM).map(|bound| Narrow::new(bound, challenge)) {
         for (codes, totals) in all {
-            sides.push_narrow(narrow_left(level, totals, bound, challenge), narrow_right(level, codes, projection));
+            sides.push_narrow(narrow_left(level, totals, &plan, challenge), narrow_right(level, codes, projection));
         }
     } else {
         let (mut wide_codes, mut wide_totals) = (vec![0u16; inputs], vec![0i64; outputs]);
@@ -149,12 +149,12 @@ pub fn check_scores(
     let level = executor.proven();
     let projection = Projection::of_keys(executor, keys, d, challenge)?;
     let mut sides = Sides::with_rows(rows);
-    let bound = narrow_bound(d, SCORE_TERM);
-    let mut wide_totals = vec![0i64; if bound.is_some() { 0 } else { rows }];
+    let plan = narrow_bound(d, SCORE_TERM).map(|bound| Narrow::new(bound, challenge));
+    let mut wide_totals = vec![0i64; if plan.is_some() { 0 } else { rows }];
     for (queries, totals) in queries.chunks_exact(d).zip(totals.chunks_exact(rows.max(1))) {
         let right = signed_right(level, queries, &projection);
-        if let Some(bound) = bound {
-            sides.push_narrow(narrow_left(level, totals, bound, challenge), right.map(residue));
+        if let Some(plan) = &plan {
+            sides.push_narrow(narrow_left(level, totals, plan, challenge), right.map(residue));
         } else {
             widen(totals, &mut wide_totals);
             sides.push_wide(wide_left(level, &wide_totals, challenge), right);

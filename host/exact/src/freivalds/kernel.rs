@@ -6,38 +6,51 @@
 //! - *narrow totals* become unsigned by adding their bound B. With `2 B < p` a product stays below 2^62, and
 //!   sums are folded modulo p every few steps, how many depends on B.
 //! - *16-bit codes* meet v in two halves, v modulo 2^32 and the rest, each of whose sums fits 64 bits.
-//! - *wide totals* become unsigned below 2^47 and are cut into 24 and 23 bits, each of whose products with r
-//!   fits 55 bits: 512 of them add up in 64.
+//! - *wide totals* become unsigned below 2^44 and are cut into two parts of 22 bits, each of whose products
+//!   with r stays below 2^53: 2048 of them add up in 64. (16-bit codes give at most 2^39.1, weighted values 2^41.)
 
 use super::vectors::{Challenge, Projection};
-use super::{FIELD, WIDE_BIAS, fold, residue_u64};
+use super::{FIELD, WIDE_BIAS, WIDE_BITS, fold, residue_u64};
 use crate::simd::level::{Level, Proven};
 
 /// Elements of codes that a wide sum takes at once: `2^16 * 2^32 * 2^15 = 2^63`.
 const CODES_BLOCK: usize = 1 << 15;
 /// Low bits of a wide total.
-pub(super) const LOW_BITS: u32 = 24;
-/// Wide totals whose parts add up in the 64 bits of four lanes, every fourth in each: `2^55 * 512 = 2^64`,
-/// which `2^24 - 1` times `2^31 - 2` does not reach.
+pub(super) const LOW_BITS: u32 = 22;
+/// Wide totals whose parts add up in 64 bits: `2^22 * 2^31 * 2^11 = 2^64`, which `2^22 - 1` does not reach.
 const TOTALS_BLOCK: usize = 2048;
 
-/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`. `2 bound < p`.
-#[inline]
-pub(super) fn narrow_left(level: Proven, totals: &[i32], bound: u32, challenge: &Challenge) -> Option<[u32; 2]> {
-    let r = challenge.natural.each_ref().map(Vec::as_slice);
+/// What all rows of narrow totals share.
+pub(super) struct Narrow {
+    /// Largest magnitude of a total; twice that is below p.
+    bound: u32,
+    /// Products that may be added to a folded sum.
+    steps: usize,
+    /// What takes away the bias: p less the residue of the bound times the sum of r.
+    unbias: [u64; 2],
+}
+
+impl Narrow {
+    pub(super) fn new(bound: u32, challenge: &Challenge) -> Self {
+        let largest = (2 * u64::from(bound)).max(1) * u64::from(FIELD);
+        let steps = (u64::MAX - (1 << 35)) / largest;
+        let biased = challenge.sum.map(|sum| residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
+        Self { bound, steps: steps.clamp(1, 1 << 20) as usize, unbias: biased.map(|biased| u64::from(FIELD - biased)) }
+    }
+}
+
+/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`.
+#[inline(always)]
+pub(super) fn narrow_left(level: Proven, totals: &[i32], plan: &Narrow, challenge: &Challenge) -> Option<[u32; 2]> {
+    let [first, second] = &challenge.natural;
+    let r = [first.as_slice(), second.as_slice()];
     let (sums, most) = match level.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, bound, r),
-        _ => narrow_left_portable(totals, bound, r),
+        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, plan.bound, plan.steps, r),
+        _ => narrow_left_portable(totals, plan.bound, r),
     };
-    if most > 2 * bound {
-        return None;
-    }
-    let [a, b] = challenge.sum;
-    let [x, y] = sums;
-    // What the bias added is B times the sum of r; p - that residue takes it away again.
-    let take = |sum: u64| u64::from(FIELD - residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
-    Some([residue_u64(fold(x) + take(a)), residue_u64(fold(y) + take(b))])
+    let ([x, y], [a, b]) = (sums, plan.unbias);
+    (most <= 2 * plan.bound).then(|| [residue_u64(fold(x) + a), residue_u64(fold(y) + b)])
 }
 
 /// Folded sums of biased totals, and the largest biased total.
@@ -53,7 +66,7 @@ pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: 
 }
 
 /// `codes . v` in the field.
-#[inline]
+#[inline(always)]
 pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
     match level.level() {
         #[cfg(target_arch = "x86_64")]
@@ -76,43 +89,46 @@ pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) 
     [a, b]
 }
 
-/// `totals . r` as integers, or nothing if a total lies outside `-2^46 .. 2^46`.
-#[inline]
+/// `totals . r` as integers, or nothing if a total lies outside `1 - 2^43 ..= 2^43`.
+#[inline(always)]
 pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
-    let [first, second] = &challenge.natural;
-    let [paired_first, paired_second] = &challenge.paired;
-    let blocks = totals.chunks(TOTALS_BLOCK).zip(first.chunks(TOTALS_BLOCK).zip(second.chunks(TOTALS_BLOCK)));
-    let paired = paired_first.chunks(TOTALS_BLOCK).zip(paired_second.chunks(TOTALS_BLOCK));
-    let mut sums = [0i128; 2];
-    let mut seen = 0;
-    for ((totals, (first, second)), (paired_first, paired_second)) in blocks.zip(paired) {
-        let (parts, block_seen) = match level.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => {
-                super::avx2::wide_left(level, totals, [first, second], [paired_first, paired_second])
-            }
-            _ => {
-                let _ = (paired_first, paired_second);
-                wide_left_portable(totals, [first, second])
-            }
-        };
-        seen |= block_seen;
-        for (sum, [low, high]) in sums.iter_mut().zip(parts) {
-            *sum += (low + (high << LOW_BITS)) as i128;
-        }
+    let (mut sums, mut seen) = totals_block(level, totals, challenge, 0);
+    // Few products are wider than a block.
+    for start in (TOTALS_BLOCK..totals.len()).step_by(TOTALS_BLOCK) {
+        let ([x, y], more) = totals_block(level, totals.get(start..).unwrap_or(&[]), challenge, start);
+        let [a, b] = sums;
+        sums = [a + x, b + y];
+        seen |= more;
     }
-    if seen >= 2 * WIDE_BIAS as u64 {
+    if seen >> WIDE_BITS != 0 {
         return None;
     }
-    for (sum, &r) in sums.iter_mut().zip(&challenge.sum) {
-        *sum -= i128::from(r) * i128::from(WIDE_BIAS);
-    }
-    Some(sums)
+    let ([x, y], [a, b]) = (sums, challenge.bias);
+    Some([x - a, y - b])
+}
+
+/// Sums of the first block of `totals`, whose elements of r begin at `start`, and all bits seen.
+#[inline(always)]
+fn totals_block(level: Proven, totals: &[i64], challenge: &Challenge, start: usize) -> ([i128; 2], u64) {
+    let totals = totals.get(..TOTALS_BLOCK).unwrap_or(totals);
+    let r = from(&challenge.natural, start);
+    let ([[a, b], [c, d]], seen) = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::wide_left(level, totals, r, from(&challenge.paired, start)),
+        _ => wide_left_portable(totals, r),
+    };
+    let join = |low, high| i128::from(low) + (i128::from(high) << LOW_BITS);
+    ([join(a, b), join(c, d)], seen)
+}
+
+#[inline(always)]
+fn from<T>([a, b]: &[Vec<T>; 2], start: usize) -> [&[T]; 2] {
+    [a.get(start..).unwrap_or(&[]), b.get(start..).unwrap_or(&[])]
 }
 
 /// Low and high sums for both vectors, and all bits of the biased totals.
-pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u128; 2]; 2], u64) {
-    let mut sums = [[0u128; 2]; 2];
+pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
+    let mut sums = [[0u64; 2]; 2];
     let mut seen = 0;
     for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
         let y = y.wrapping_add(WIDE_BIAS) as u64;
@@ -121,7 +137,7 @@ pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -
         for (sums, r) in sums.iter_mut().zip([r, s]) {
             for (sum, part) in sums.iter_mut().zip(parts) {
                 // Wraps only where a total is out of range.
-                *sum += u128::from(part.wrapping_mul(u64::from(r)));
+                *sum = sum.wrapping_add(part.wrapping_mul(u64::from(r)));
             }
         }
     }
@@ -129,13 +145,13 @@ pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -
 }
 
 /// `codes . v` as integers.
-#[inline]
+#[inline(always)]
 pub(super) fn wide_right(level: Proven, codes: &[u16], projection: &Projection) -> [i128; 2] {
     biased_right::<0, _>(level, codes, projection)
 }
 
 /// Likewise for signed numbers.
-#[inline]
+#[inline(always)]
 pub(super) fn signed_right(level: Proven, codes: &[i16], projection: &Projection) -> [i128; 2] {
     let [a, b] = biased_right::<0x8000, _>(level, codes, projection);
     let [sum_a, sum_b] = projection.sum;
@@ -160,25 +176,33 @@ impl Word for i16 {
 }
 
 /// The sum of `(x ^ FLIP) * v`: to flip the sign bit is to add 2^15 to a signed number.
-#[inline]
+#[inline(always)]
 fn biased_right<const FLIP: u16, T: Word>(level: Proven, codes: &[T], projection: &Projection) -> [i128; 2] {
-    let ([low_a, low_b], [high_a, high_b]) = (&projection.low, &projection.high);
-    let blocks = codes.chunks(CODES_BLOCK).enumerate();
-    let mut sums = [0i128; 2];
-    for (i, codes) in blocks {
-        let from = i * CODES_BLOCK;
-        let low = [low_a, low_b].map(|v| v.get(from..).unwrap_or(&[]));
-        let high = [high_a, high_b].map(|v| v.get(from..).unwrap_or(&[]));
-        let parts = match level.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
-            _ => wide_right_portable::<FLIP, T>(codes, low, high),
-        };
-        for (sum, (low, high)) in sums.iter_mut().zip(parts) {
-            *sum += i128::from(low) + (i128::from(high) << 32);
-        }
+    let mut sums = codes_block::<FLIP, T>(level, codes, projection, 0);
+    for start in (CODES_BLOCK..codes.len()).step_by(CODES_BLOCK) {
+        let [x, y] = codes_block::<FLIP, T>(level, codes.get(start..).unwrap_or(&[]), projection, start);
+        let [a, b] = sums;
+        sums = [a + x, b + y];
     }
     sums
+}
+
+/// Sums of the first block of `codes`, whose elements of v begin at `start`.
+#[inline(always)]
+fn codes_block<const FLIP: u16, T: Word>(
+    level: Proven,
+    codes: &[T],
+    projection: &Projection,
+    start: usize,
+) -> [i128; 2] {
+    let codes = codes.get(..CODES_BLOCK).unwrap_or(codes);
+    let (low, high) = (from(&projection.low, start), from(&projection.high, start));
+    let [(a, b), (c, d)] = match level.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
+        _ => wide_right_portable::<FLIP, T>(codes, low, high),
+    };
+    [i128::from(a) + (i128::from(b) << 32), i128::from(c) + (i128::from(d) << 32)]
 }
 
 /// The sums with the low and the high halves of each v.

@@ -51,8 +51,11 @@ pub use vectors::{Challenge, Projection, Vectors};
 /// The modulus p of the field, the Mersenne prime 2^31 - 1.
 pub const FIELD: u32 = 0x7fff_ffff;
 
-/// What is added to a wide total to make it unsigned; wide totals lie in `-2^46 .. 2^46`.
-const WIDE_BIAS: i64 = 1 << 46;
+/// What is added to a wide total to make it unsigned; wide totals lie in `1 - 2^43 ..= 2^43`. Were its low
+/// bits zero, a compiler would take the low bits of a total before adding and load each total twice.
+const WIDE_BIAS: i64 = (1 << 43) - 1;
+/// Bits of a biased total.
+const WIDE_BITS: u32 = 44;
 
 /// The residue of an integer below 2^102 in magnitude.
 #[inline(always)]

@@ -6,7 +6,7 @@ use super::{Challenge, FIELD, Sides, WIDE_BIAS};
 /// Both sides for `totals` [rows, N], claimed for `codes` [rows, K] and `weights` [N, K].
 ///
 /// With a `bound`, the largest magnitude that a total may have, with `2 bound < p`, rows are compared in the
-/// field. Without, they are compared as integers, and totals may lie in `-2^46 .. 2^46`.
+/// field. Without, they are compared as integers, and totals may lie in `1 - 2^43 ..= 2^43`.
 ///
 /// Slices that do not fit give fewer rows.
 pub fn check(
@@ -18,7 +18,7 @@ pub fn check(
     bound: Option<i64>,
 ) -> Sides {
     let p = i128::from(FIELD);
-    let range = bound.map_or(-WIDE_BIAS..=WIDE_BIAS - 1, |bound| -bound..=bound);
+    let range = bound.map_or(-WIDE_BIAS..=WIDE_BIAS + 1, |bound| -bound..=bound);
     let outputs = challenge.len();
     let mut sides = Sides::default();
     for (codes, totals) in codes.chunks_exact(inputs.max(1)).zip(totals.chunks_exact(outputs.max(1))) {

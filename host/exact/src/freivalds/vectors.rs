@@ -1,6 +1,6 @@
 //! The two secret vectors of a check, and what weights make of them.
 
-use super::{FIELD, residue};
+use super::{FIELD, WIDE_BIAS, residue};
 use crate::layer::Linear;
 use crate::ragged::ShapeError;
 use crate::reference::expect_len;
@@ -54,6 +54,8 @@ pub struct Challenge {
     pub(super) paired: [Vec<u32>; 2],
     /// The sum of each vector.
     pub(super) sum: [u64; 2],
+    /// What the bias of wide totals adds to `totals . r`.
+    pub(super) bias: [i128; 2],
 }
 
 impl Challenge {
@@ -91,6 +93,7 @@ impl Challenge {
     fn build(mut natural: [Vec<u32>; 2]) -> Self {
         let len = natural.iter().map(Vec::len).min().unwrap_or(0);
         let sum = natural.each_ref().map(|elements| elements.iter().map(|&r| u64::from(r)).sum());
+        let bias = sum.map(|sum: u64| i128::from(sum) * i128::from(WIDE_BIAS));
         let paired = natural.each_ref().map(|elements| {
             let blocks = elements.as_chunks::<8>().0.iter();
             let mut paired: Vec<u32> = blocks.flat_map(|&[a, b, c, d, e, f, g, h]| [a, e, b, f, c, g, d, h]).collect();
@@ -100,7 +103,7 @@ impl Challenge {
         for elements in &mut natural {
             elements.resize(len + PAD, 0);
         }
-        Self { len, natural, paired, sum }
+        Self { len, natural, paired, sum, bias }
     }
 
     /// Elements of each vector.

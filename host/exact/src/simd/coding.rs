@@ -165,6 +165,10 @@ instantiate! {
     /// Scale `rows.len()` rows of sums of 16-bit codes less `centre`.
     fn scale_wide(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled)
         = scale_wide_body;
+    /// One row of results from whole sums of 8-bit codes.
+    fn scale_row_u8(totals: &[i32], row: QuantisedRow, layer: &Linear, out: &mut [f32]) = scale_row_u8_body;
+    /// One row of results from whole sums of 16-bit codes.
+    fn scale_row_u16(totals: &[i64], row: QuantisedRow, layer: &Linear, out: &mut [f32]) = scale_row_u16_body;
     /// `wide += sums`.
     fn widen(sums: &Tile, rows: usize, wide: &mut WideTile) = widen_body;
     /// `wide[r] += 256 * sums[2 r] + sums[2 r + 1]`.
@@ -312,6 +316,38 @@ fn scale_exact(
         let total = sum + offset * f64::from(row_sum);
         *y = total as f32 * (row.scale * scale) + bias;
     }
+}
+
+#[inline(always)]
+fn scale_row_u8_body(totals: &[i32], row: QuantisedRow, layer: &Linear, out: &mut [f32]) {
+    let columns = layer.row_sum.iter().zip(&layer.scale).zip(&layer.bias);
+    for ((y, &total), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(totals).zip(columns) {
+        // As in `scale_narrow`: the difference fits 32 bits.
+        let total = total.wrapping_sub(row.zero.wrapping_mul(row_sum));
+        *y = total as f32 * (row.scale * scale) + bias;
+    }
+}
+
+#[inline(always)]
+fn scale_row_u16_body(totals: &[i64], row: QuantisedRow, layer: &Linear, out: &mut [f32]) {
+    let zero = f64::from(row.zero);
+    let columns = layer.row_sum.iter().zip(&layer.scale).zip(&layer.bias);
+    for ((y, &total), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(totals).zip(columns) {
+        // Exact, as in `scale_exact`.
+        let total = exact_f64(total) - zero * f64::from(row_sum);
+        *y = total as f32 * (row.scale * scale) + bias;
+    }
+}
+
+/// An integer of -2^51 to 2^51 - 1 as f64, others modulo 2^52: by its bits, as AVX2 has no instruction for it.
+#[inline(always)]
+fn exact_f64(x: i64) -> f64 {
+    const HALF: u64 = 1 << 51;
+    const ONE: u64 = 1 << 52;
+    // The bits of 2^52; below 2^53 the last bit of a float counts 1.
+    const ONE_BITS: u64 = 1075 << 52;
+    let positive = (x as u64).wrapping_add(HALF) & (ONE - 1);
+    f64::from_bits(ONE_BITS | positive) - (ONE + HALF) as f64
 }
 
 #[inline(always)]

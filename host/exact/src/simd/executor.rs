@@ -1,14 +1,15 @@
 //! The threads, and one method for every operation.
 
 use super::attention_products::AttentionProducts;
-use super::coding::{code_u8, code_u16};
+use super::coding::{code_u8, code_u16, scale_row_u8, scale_row_u16};
 use super::crew::Crew;
 use super::level::{Level, Proven};
 use super::product::{Product, ProductError};
+use super::scratch::Scratch;
 use super::{attention, attention_products, rows};
 use crate::layer::{Activation, Embedding, LayerNorm, Linear};
 use crate::ragged::{Lengths, ShapeError};
-use crate::reference::{QuantisedRow, dequantise, expect_len, expect_width};
+use crate::reference::{QuantisedRow, expect_len, expect_width};
 use core::fmt;
 use core::ops::Range;
 
@@ -26,6 +27,7 @@ const ADD_CHUNK: usize = 64 * 1024;
 pub struct Executor {
     level: Proven,
     crew: Crew,
+    scratch: Scratch,
 }
 
 impl Executor {
@@ -38,7 +40,7 @@ impl Executor {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(ExecutorError::Threads(threads));
         }
-        Ok(Self { level, crew: Crew::new(threads).map_err(ExecutorError::Pool)? })
+        Ok(Self { level, crew: Crew::new(threads).map_err(ExecutorError::Pool)?, scratch: Scratch::default() })
     }
 
     /// The level.
@@ -245,35 +247,35 @@ impl Executor {
         let prescale = layer.prescale.as_deref();
         let mut values = vec![0.0; layer.inputs];
         let coded_rows = x.chunks_exact(layer.inputs);
-        let totals: Vec<i64>;
-        let scales: Vec<QuantisedRow>;
+        let results = out.chunks_exact_mut(layer.outputs);
         match layer.activation {
             Activation::U8 => {
-                let mut codes = vec![0u8; x.len()];
-                scales = coded_rows
+                let mut codes = self.scratch.codes_u8.take(x.len());
+                let scales: Vec<QuantisedRow> = coded_rows
                     .zip(codes.chunks_exact_mut(layer.inputs))
                     .map(|(x, codes)| code_u8(self.level, x, prescale, &mut values, codes))
                     .collect();
-                let mut narrow = vec![0i32; out.len()];
-                product.product_u8(&codes, rows, &mut narrow)?;
-                totals = narrow.into_iter().map(i64::from).collect();
+                let mut totals = self.scratch.totals_u8.take(rows * layer.outputs);
+                product.product_u8(&codes, rows, &mut totals)?;
+                for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
+                    scale_row_u8(self.level, totals, row, layer, out);
+                }
+                self.scratch.codes_u8.put(codes);
+                self.scratch.totals_u8.put(totals);
             }
             Activation::U16 => {
-                let mut codes = vec![0u16; x.len()];
-                scales = coded_rows
+                let mut codes = self.scratch.codes_u16.take(x.len());
+                let scales: Vec<QuantisedRow> = coded_rows
                     .zip(codes.chunks_exact_mut(layer.inputs))
                     .map(|(x, codes)| code_u16(self.level, x, prescale, &mut values, codes))
                     .collect();
-                let mut wide = vec![0i64; out.len()];
-                product.product_u16(&codes, rows, &mut wide)?;
-                totals = wide;
-            }
-        }
-        let all = out.chunks_exact_mut(layer.outputs).zip(totals.chunks_exact(layer.outputs)).zip(scales);
-        for ((out, totals), row) in all {
-            let columns = layer.row_sum.iter().zip(&layer.scale).zip(&layer.bias);
-            for ((y, &total), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(totals).zip(columns) {
-                *y = dequantise(total, row, row_sum, scale, bias);
+                let mut totals = self.scratch.totals_u16.take(rows * layer.outputs);
+                product.product_u16(&codes, rows, &mut totals)?;
+                for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
+                    scale_row_u16(self.level, totals, row, layer, out);
+                }
+                self.scratch.codes_u16.put(codes);
+                self.scratch.totals_u16.put(totals);
             }
         }
         Ok(())

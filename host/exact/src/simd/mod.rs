@@ -28,6 +28,7 @@ pub(crate) mod instantiate;
 pub(crate) mod level;
 mod product;
 mod rows;
+mod scratch;
 mod self_test;
 mod tile;
 

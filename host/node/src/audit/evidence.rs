@@ -94,7 +94,12 @@ impl BlockEvidence<'_> {
     }
 
     /// The block's input and the batch's lengths, if they are those that the receipt commits to.
-    pub(super) fn inputs(&self, step: &Step, batch: &Batch) -> Result<(Tensor, Tensor), String> {
+    /// What attention allocates grows with the square of a length, so no text may be longer than `max_tokens`.
+    pub(super) fn inputs(&self, step: &Step, batch: &Batch, max_tokens: u32) -> Result<(Tensor, Tensor), String> {
+        let fits = |&length: &i32| u32::try_from(length).is_ok_and(|length| (1..=max_tokens).contains(&length));
+        if !self.block.lengths.iter().all(fits) {
+            return Err(format!("the transcript has texts that are not 1 to {max_tokens} tokens long"));
+        }
         let ty = element_type(self.block.element)
             .ok_or_else(|| format!("the transcript has an input of the unknown type {}", self.block.element))?;
         let bytes = self.part(&self.range.input).as_ref().to_vec();

@@ -133,13 +133,17 @@ impl Gathering<'_> {
                 (Some(x), Some((_, lengths))) => Ok((x, lengths.clone())),
                 (None, Some((ids, lengths))) if index == 0 => Ok((ids.clone(), lengths.clone())),
                 _ => match &evidence {
-                    Some(evidence) => evidence.inputs(step, place.batch),
+                    Some(evidence) => evidence.inputs(step, place.batch, self.model.manifest().max_tokens),
                     None if place.inputs.is_none() => Err("its input cannot be made: the request is not known".into()),
                     None => Err("its input is not known: a block before it could not be run here".into()),
                 },
             };
             let looked = input.and_then(|(input, lengths)| {
-                self.look(index, *node, step, input, &lengths, evidence.as_ref(), &mut found.cost)
+                let job = Job { index, node: *node, step, input, lengths, evidence: evidence.as_ref() };
+                match self.auditor.cloned() {
+                    Some(auditor) => self.check(&auditor, job, &mut found.cost),
+                    None => self.replay(job),
+                }
             });
             match looked {
                 Ok(Looked { observation, output, is_wrong }) => {
@@ -172,46 +176,26 @@ impl Gathering<'_> {
         later.take_while(|(_, (_, step))| !has_input(step)).any(|(&chosen, _)| chosen)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step and all that is known of it")]
-    fn look(
-        &mut self,
-        index: usize,
-        node: PublicKey,
-        step: &Step,
-        input: Tensor,
-        lengths: &Tensor,
-        evidence: Option<&BlockEvidence<'_>>,
-        cost: &mut Cost,
-    ) -> Result<Looked, String> {
-        let auditor = self.auditor.cloned();
-        let comparable =
-            self.model.profile() == self.signed.receipt.profile && self.model.arithmetic() == Arithmetic::Cpu;
-        if let Some(auditor) = auditor {
-            let evidence = evidence.ok_or("the transcript does not hold it")?;
-            auditor.begin(evidence.products());
-            return self.check(&auditor, index, node, step, input, lengths, evidence, cost);
-        }
-        let done = self.model.run_block(index, input, lengths).map_err(|error| full(&error))?;
+    /// Whether fuel can be compared.
+    fn is_comparable(&self) -> bool {
+        self.model.profile() == self.signed.receipt.profile && self.model.arithmetic() == Arithmetic::Cpu
+    }
+
+    fn replay(&mut self, job: Job<'_>) -> Result<Looked, String> {
+        let Job { index, step, input, lengths, .. } = job;
+        let done = self.model.run_block(index, input, &lengths).map_err(|error| full(&error))?;
         let output = tensor_digest(&done.output);
-        let fuel = comparable.then_some(done.fuel);
+        let fuel = self.is_comparable().then_some(done.fuel);
         let is_wrong = output != step.output || fuel.is_some_and(|fuel| fuel != step.fuel);
         let observation = Observation::Computed(Computed { output: word(output), fuel });
         Ok(Looked { observation, output: Some(done.output), is_wrong })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step and all that is known of it")]
-    fn check(
-        &mut self,
-        auditor: &Auditor,
-        index: usize,
-        node: PublicKey,
-        step: &Step,
-        input: Tensor,
-        lengths: &Tensor,
-        evidence: &BlockEvidence<'_>,
-        cost: &mut Cost,
-    ) -> Result<Looked, String> {
-        let done = self.model.run_block(index, input, lengths);
+    fn check(&mut self, auditor: &Auditor, job: Job<'_>, cost: &mut Cost) -> Result<Looked, String> {
+        let Job { index, node, step, input, lengths, evidence } = job;
+        let evidence = evidence.ok_or("the transcript does not hold it")?;
+        auditor.begin(evidence.products());
+        let done = self.model.run_block(index, input, &lengths);
         let finished = auditor.finish();
         if let Some(operation) = finished.ended_early {
             return Err(format!("the transcript ends in the middle of {operation}"));
@@ -228,7 +212,7 @@ impl Gathering<'_> {
                 if finished.left_over > 0 {
                     return Err(format!("the transcript has {} bytes that no product asked for", finished.left_over));
                 }
-                let fuel = (self.model.profile() == self.signed.receipt.profile).then_some(done.fuel);
+                let fuel = self.is_comparable().then_some(done.fuel);
                 (Checked { products, output: Some(word(tensor_digest(&done.output))), fuel }, Some(done.output))
             }
             Err(_) if !passed => (Checked { products, output: None, fuel: None }, None),
@@ -245,6 +229,16 @@ impl Gathering<'_> {
         }
         Ok(Looked { observation: Observation::Checked(checked), output, is_wrong: !right })
     }
+}
+
+/// A step to look at, with all that is known of it.
+struct Job<'a> {
+    index: usize,
+    node: PublicKey,
+    step: &'a Step,
+    input: Tensor,
+    lengths: Tensor,
+    evidence: Option<&'a BlockEvidence<'a>>,
 }
 
 /// What was found out about a step.

@@ -123,8 +123,6 @@ pub struct Auditing {
     /// With Freivalds.
     auditor: Option<Auditor>,
     vectors: Option<Arc<KeptVectors>>,
-    /// Somebody was caught with the vectors that are in use: new ones are needed before the next audit.
-    caught: bool,
     method: Method,
     load: Duration,
 }
@@ -151,7 +149,7 @@ impl Auditing {
             }
         };
         let (auditor, vectors) = (auditor.into_inner(), vectors.into_inner());
-        Ok(Self { model, verifier, auditor, vectors, caught: false, method: *method, load: start.elapsed() })
+        Ok(Self { model, verifier, auditor, vectors, method: *method, load: start.elapsed() })
     }
 
     /// Audit a receipt.
@@ -176,9 +174,6 @@ impl Auditing {
         }
         if self.method == Method::Freivalds && given.transcript.is_none() {
             return Err(NodeError::Setting("an audit by Freivalds needs the executor's transcript".into()));
-        }
-        if std::mem::take(&mut self.caught) {
-            self.model.prepare_anew()?;
         }
         let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
         let mut notes = Vec::new();
@@ -205,8 +200,10 @@ impl Auditing {
         let looked_at = gathered.looked_at();
         let mut cost = gathered.cost;
         let judged = self.verifier.judge(signed, &self.model, gathered)?;
-        if !matches!(judged.verdict, Verdict::Accept(_)) {
-            self.start_anew(&judged.verdict)?;
+        if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
+            // Whoever was caught has learnt something about the vectors: the next audit, by whomever, draws new ones.
+            vectors.forget();
+            self.model.forget_layers();
         }
         cost.load = self.load;
         cost.audit = start.elapsed();
@@ -222,17 +219,6 @@ impl Auditing {
             cost,
             notes,
         })
-    }
-
-    /// After a run that broke off its instances are spent. And whoever was caught has learnt something about the
-    /// vectors: the next audit draws new ones.
-    fn start_anew(&mut self, verdict: &Verdict) -> Result<(), NodeError> {
-        if let (Verdict::Reject(_), Some(vectors)) = (verdict, &self.vectors) {
-            vectors.forget();
-            self.caught = true;
-            return Ok(());
-        }
-        self.model.renew()
     }
 }
 

@@ -1,0 +1,105 @@
+//! What a receipt says, for people and programs that want to see it before they audit it.
+
+use crate::error::NodeError;
+use crate::receipt;
+use ostrakon_protocol::{DecodeError, SignedReceipt};
+use serde::Serialize;
+use std::path::Path;
+
+/// A receipt.
+#[derive(Debug, Serialize)]
+pub struct ReceiptReport {
+    /// Always `receipt`.
+    pub kind: &'static str,
+    /// Its digest.
+    pub digest: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// Whether the issuer's signature holds.
+    pub signed: bool,
+    /// Of the request.
+    pub request: String,
+    /// The texts, if they travel with it.
+    pub texts: Option<Vec<String>>,
+    /// The package.
+    pub package: String,
+    /// The determinism profile.
+    pub profile: String,
+    /// Of all outputs together.
+    pub answer: String,
+    /// Of the output for each text.
+    pub outputs: Vec<String>,
+    /// What was run.
+    pub steps: Vec<StepReport>,
+}
+
+/// A block on a batch.
+#[derive(Debug, Serialize)]
+pub struct StepReport {
+    /// Which batch, counted from 0.
+    pub batch: u32,
+    /// The block's name.
+    pub block: String,
+    /// Who ran it.
+    pub node: String,
+    /// Whether that node's signature holds.
+    pub signed: bool,
+    /// What did the integer products.
+    pub backend: String,
+    /// The component.
+    pub component: String,
+    /// Of its input.
+    pub input: String,
+    /// Of its output.
+    pub output: String,
+    /// What it cost.
+    pub fuel: u64,
+}
+
+/// The receipt in a file, or nothing if the file is of another kind.
+///
+/// # Errors
+/// A file that cannot be read; a receipt that is damaged or of an unknown version.
+pub fn receipt(path: &Path) -> Result<Option<ReceiptReport>, NodeError> {
+    let signed: SignedReceipt = match receipt::read(path) {
+        Ok(signed) => signed,
+        Err(NodeError::Document {
+            source: DecodeError::Kind { found: None, .. } | DecodeError::TooLarge { .. },
+            ..
+        }) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let receipt = &signed.receipt;
+    let mut steps = Vec::new();
+    for (at, batch) in (0..).zip(&receipt.batches) {
+        for leg in &batch.legs {
+            let is_signed = receipt.place(at).is_some_and(|place| leg.is_signed(&place));
+            steps.extend(leg.steps.iter().map(|step| StepReport {
+                batch: at,
+                block: step.block.clone(),
+                node: leg.node.to_string(),
+                signed: is_signed,
+                backend: leg.backend.clone(),
+                component: step.component.to_string(),
+                input: step.input.to_string(),
+                output: step.output.to_string(),
+                fuel: step.fuel,
+            }));
+        }
+    }
+    Ok(Some(ReceiptReport {
+        kind: "receipt",
+        digest: receipt.digest().to_string(),
+        issuer: signed.issuer.to_string(),
+        signed: signed.is_signed(),
+        request: receipt.request.to_string(),
+        texts: signed.request.as_ref().map(|request| request.texts.clone()),
+        package: receipt.package.to_string(),
+        profile: receipt.profile.to_string(),
+        answer: receipt.answer.to_string(),
+        outputs: receipt.outputs.iter().map(ToString::to_string).collect(),
+        steps,
+    }))
+}

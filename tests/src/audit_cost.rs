@@ -1,0 +1,89 @@
+//! What an audit costs beside the run it checks, in CPU time of one process, on one thread.
+//!
+//! usage: audit-cost PACKAGE [PLUGINS]
+//!
+//! For texts of several lengths: the run, the run with a receipt, a replay, and an audit by Freivalds from the
+//! transcript, in turn, many times; medians. Vectors are made before. `kernel` costs are those of
+//! `cargo run --release -p ostrakon-exact --example audit_speed`.
+#![allow(clippy::print_stdout, reason = "a table is what it is for")]
+
+use cpu_time::ProcessTime;
+use ostrakon_node::audit::{AuditOptions, Auditing, Choice, Evidence, Given, Method};
+use ostrakon_node::transcript::{self, Rerun};
+use ostrakon_node::{Home, Model, NodeError, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress};
+use ostrakon_package::SigningKey;
+use std::path::Path;
+use std::time::Duration;
+
+/// Times that everything is done.
+const ROUNDS: usize = 15;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args_os().skip(1);
+    let package = arguments.next().ok_or("usage: audit-cost PACKAGE [PLUGINS]")?;
+    let package = Path::new(&package);
+    let home = Home::from_env()?;
+    let policy = TrustPolicy { allow_unknown: true, ..TrustPolicy::default() };
+    let run = RunOptions { threads: Some(1), plugins: arguments.next().map(Into::into), ..RunOptions::default() };
+    let key = SigningKey::from_seed(&[7; 32]);
+    let mut model = Model::load(package, &policy, &home, &run)?;
+    let options = |method| AuditOptions { run: run.clone(), policy: policy.clone(), method };
+    let mut replay = Auditing::open(package, &home, &options(Method::Replay))?;
+    let mut freivalds = Auditing::open(package, &home, &options(Method::Freivalds))?;
+    let directory = tempfile::tempdir()?;
+
+    println!("CPU milliseconds on one thread, medians of {ROUNDS}; in brackets: beside the run\n");
+    println!(
+        "{:>7} {:>9} {:>18} {:>18} {:>18} {:>12}",
+        "tokens", "run", "with receipt", "replay", "freivalds", "transcript"
+    );
+    for words in [14, 62, 126, 254] {
+        let texts = [vec!["word"; words].join(" ")];
+        let (answer, signed) = model.run_with_receipt(&texts, None, &progress::unwatched, &key)?;
+        let file = directory.path().join(format!("{words}.transcript"));
+        let rerun =
+            Rerun { signed: &signed, directory: package, policy: &policy, home: &home, options: &run, key: &key };
+        let written = transcript::write(&rerun, &|_| true, &file, &progress::unwatched)?;
+        let evidence = Evidence::open(&file, &signed.receipt)?;
+        let given = Given { transcript: Some(&evidence), ..Given::default() };
+        let mut times: [Vec<Duration>; 4] = Default::default();
+        for _ in 0..ROUNDS {
+            let mut one = |at: usize, work: &mut dyn FnMut() -> Result<(), NodeError>| -> Result<(), NodeError> {
+                let start = ProcessTime::now();
+                work()?;
+                if let Some(times) = times.get_mut(at) {
+                    times.push(start.elapsed());
+                }
+                Ok(())
+            };
+            one(0, &mut || model.run(&texts, None, &progress::unwatched).map(drop))?;
+            one(1, &mut || model.run_with_receipt(&texts, None, &progress::unwatched, &key).map(drop))?;
+            one(2, &mut || accepted(&mut replay, &signed, &Given::default()))?;
+            one(3, &mut || accepted(&mut freivalds, &signed, &given))?;
+        }
+        let [run, receipt, replay, freivalds] = times.map(median);
+        let beside = |ms: f64| format!("{ms:.2} ({:.3})", ms / run);
+        println!(
+            "{:>7} {run:>9.2} {:>18} {:>18} {:>18} {:>9.1} MB",
+            answer.outputs.first().map_or(0, |output| output.tokens),
+            beside(receipt),
+            beside(replay),
+            beside(freivalds),
+            written.bytes as f64 / 1e6,
+        );
+    }
+    Ok(())
+}
+
+fn accepted(auditing: &mut Auditing, signed: &SignedReceipt, given: &Given<'_>) -> Result<(), NodeError> {
+    let report = auditing.audit(signed, given, &Choice::All, &progress::unwatched)?;
+    match report.verdict {
+        Verdict::Accept(_) => Ok(()),
+        other => Err(NodeError::NotReproduced(format!("{other:?}"))),
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
