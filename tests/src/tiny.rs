@@ -1,7 +1,8 @@
 //! A model of a few kilobytes, run by the real component, for tests that need thousands of runs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it is wrong")]
 
-use ostrakon_node::{Home, Model, RunOptions, SignedReceipt, TrustPolicy, progress, transcript};
+use ostrakon_node::transcript::{self, Rerun};
+use ostrakon_node::{Home, Model, RunOptions, SignedReceipt, TrustPolicy, progress};
 use ostrakon_package::{
     ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PackageError, SigningKey, write_package,
 };
@@ -230,18 +231,9 @@ impl Tiny {
         wanted: transcript::Blocks<'_>,
     ) -> Vec<u8> {
         let file = expect(tempfile::NamedTempFile::new_in(self.path()));
-        let (home, options) = (self.home(), quick());
-        expect(transcript::write(
-            signed,
-            wanted,
-            package,
-            &policy(),
-            &home,
-            &options,
-            key,
-            file.path(),
-            &progress::unwatched,
-        ));
+        let (home, options, policy) = (self.home(), quick(), policy());
+        let rerun = Rerun { signed, directory: package, policy: &policy, home: &home, options: &options, key };
+        expect(transcript::write(&rerun, wanted, file.path(), &progress::unwatched));
         expect(fs::read(file.path()))
     }
 }

@@ -201,7 +201,7 @@ impl Auditing {
         let mut cost = gathered.cost;
         let judged = self.verifier.judge(signed, &self.model, gathered)?;
         if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
-            // Whoever was caught has learnt something about the vectors: the next audit, by whomever, draws new ones.
+            // Whoever was caught has learnt something about the vectors: the next audit draws new ones.
             vectors.forget();
             self.model.forget_layers();
         }
