@@ -230,9 +230,25 @@ impl Loose {
     }
 }
 
-/// The products of an encoder of the tiny model for texts of these lengths: the name of each operation and
+/// The sizes of an encoder.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Columns of a hidden state.
+    pub width: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Columns inside of the feed-forward network.
+    pub wide: usize,
+}
+
+/// Of the tiny model.
+pub const TINY: Shape = Shape { width: WIDTH, heads: HEADS, wide: WIDE };
+/// Of MiniLM.
+pub const MINILM: Shape = Shape { width: 384, heads: 12, wide: 1536 };
+
+/// The products of an encoder for texts of these lengths: the name of each operation and
 /// where its totals are. Written down here once more, so that a test does not ask the auditor where things are.
-pub fn operations(block: &str, lengths: &[i32]) -> Vec<(String, Range<usize>)> {
+pub fn operations(Shape { width, heads, wide }: Shape, block: &str, lengths: &[i32]) -> Vec<(String, Range<usize>)> {
     let mut all: Vec<(String, Range<usize>)> = Vec::new();
     let mut add = |name: String, bytes: usize| {
         let start = all.last().map_or(0, |(_, range)| range.end);
@@ -240,18 +256,18 @@ pub fn operations(block: &str, lengths: &[i32]) -> Vec<(String, Range<usize>)> {
     };
     let lengths: Vec<usize> = lengths.iter().filter_map(|&length| usize::try_from(length).ok()).collect();
     let rows: usize = lengths.iter().sum();
-    add(format!("{block}.attention.qkv"), rows * 3 * WIDTH * 8);
+    add(format!("{block}.attention.qkv"), rows * 3 * width * 8);
     for (sequence, &length) in lengths.iter().enumerate() {
-        for head in 0..HEADS {
+        for head in 0..heads {
             let place =
                 |product: &str| format!("attention 1 of the block, {product}, sequence {sequence}, head {head}");
             add(place("scores"), length * length * 4);
-            add(place("weighted"), length * (WIDTH / HEADS) * 8);
+            add(place("weighted"), length * (width / heads) * 8);
         }
     }
-    add(format!("{block}.attention.output"), rows * WIDTH * 4);
-    add(format!("{block}.feed-forward.up"), rows * WIDE * 8);
-    add(format!("{block}.feed-forward.down"), rows * WIDTH * 4);
+    add(format!("{block}.attention.output"), rows * width * 4);
+    add(format!("{block}.feed-forward.up"), rows * wide * 8);
+    add(format!("{block}.feed-forward.down"), rows * width * 4);
     all
 }
 
