@@ -24,8 +24,7 @@ pub fn minilm(shards: usize) -> PathBuf {
 #[allow(clippy::panic)]
 pub fn load(package: &Path, options: &RunOptions) -> Model {
     let policy = TrustPolicy { allow_unknown: true, ..TrustPolicy::default() };
-    let home = Home::under(&built("home"));
-    match Model::load(package, &policy, &home, options) {
+    match Model::load(package, &policy, &home(), options) {
         Ok(model) => model,
         Err(error) => panic!("{}: {error:?}", package.display()),
     }
@@ -39,6 +38,16 @@ pub fn load(package: &Path, options: &RunOptions) -> Model {
 pub fn data(name: &str) -> Vec<u8> {
     let file = built("data").join(name);
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: run `make test-data` first", file.display()))
+}
+
+/// The home that tests share: its cache of compiled code.
+pub fn home() -> Home {
+    Home::under(&built("home"))
+}
+
+/// The directory of the plugins.
+pub fn plugins() -> PathBuf {
+    built("plugins")
 }
 
 fn built(part: &str) -> PathBuf {

@@ -157,6 +157,15 @@ impl Model {
         Ok(())
     }
 
+    /// Let the backend prepare all layers once more, for the next run.
+    pub(crate) fn forget_layers(&mut self) {
+        let (executor, backend) = (Arc::clone(self.bench.host.executor()), self.bench.host.backend().clone());
+        self.bench.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
+        for block in &mut self.blocks {
+            block.fresh = None;
+        }
+    }
+
     /// The package's name.
     pub fn name(&self) -> &str {
         &self.package.manifest().name

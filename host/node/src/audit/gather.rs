@@ -103,6 +103,9 @@ impl Gathering<'_> {
                 _ => None,
             };
         }
+        if let Some(left) = rest.map(<[Tokenised]>::len).filter(|&left| left > 0) {
+            found.missing.push(format!("the receipt is silent about the last {left} texts of the request"));
+        }
         found.outputs = outputs;
         Ok(found)
     }

@@ -197,13 +197,15 @@ impl Auditing {
             evidence: given.transcript,
             chosen: &chosen,
         };
-        let gathered = gathering.gather(texts.as_deref(), watch)?;
+        let mut gathered = gathering.gather(texts.as_deref(), watch)?;
+        gathered.missing.extend(another_package(signed));
         let looked_at = gathered.looked_at();
         let mut cost = gathered.cost;
         let judged = self.verifier.judge(signed, &self.model, gathered)?;
         if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
-            // Whoever was caught has learnt something about the vectors: the next auditor draws new ones.
+            // Whoever was caught has learnt something about the vectors: the next audit draws new ones.
             vectors.forget();
+            self.model.forget_layers();
         }
         cost.load = self.load;
         cost.audit = start.elapsed();
@@ -249,6 +251,14 @@ fn texts(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> 
     }
     notes.push("the texts are not those of the receipt: their digest differs".into());
     None
+}
+
+/// The request names the package that was asked for; the receipt, the one that was run.
+fn another_package(signed: &SignedReceipt) -> Option<String> {
+    let (request, receipt) = (signed.request.as_ref()?, &signed.receipt);
+    (request.digest() == receipt.request && request.package != receipt.package).then(|| {
+        format!("the request is for the package {}, the receipt is of a run of {}", request.package, receipt.package)
+    })
 }
 
 /// Which steps are looked at.
