@@ -2,7 +2,8 @@
 
 use crate::graph::{Graphs, Operation};
 use crate::layers::check_name;
-use crate::{Graph, GraphLimits, LayerSource, NnError, ProvenBackend, RawLayer};
+use crate::observer::{Observer, OperationKind};
+use crate::{Graph, GraphLimits, LayerSource, NnError, ProvenBackend, RawLayer, Tensor};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
@@ -17,6 +18,7 @@ pub struct Host {
     backend: ProvenBackend,
     layers: Arc<dyn LayerSource>,
     graphs: Graphs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Host {
@@ -32,7 +34,31 @@ impl Host {
         layers: Arc<dyn LayerSource>,
         limits: GraphLimits,
     ) -> Self {
-        Self { executor, backend, layers, graphs: Graphs::new(limits) }
+        Self { executor, backend, layers, graphs: Graphs::new(limits), observer: None }
+    }
+
+    /// The same host, with somebody who is told of every operation.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// Hand the result of an operation over, telling the observer if there is one.
+    pub(crate) fn done(
+        &self,
+        kind: impl FnOnce() -> OperationKind,
+        inputs: &[(&str, &Tensor)],
+        output: Tensor,
+    ) -> Tensor {
+        if let Some(observer) = &self.observer {
+            observer.operation(&kind(), inputs, &output);
+        }
+        output
     }
 
     /// The parts of a layer as the package stores them, whether or not it has been prepared.
