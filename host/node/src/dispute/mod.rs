@@ -24,6 +24,7 @@
 mod referee;
 mod side;
 
+pub use ostrakon_protocol::dispute::{Finding, SignedDispute};
 pub use side::Side;
 
 use crate::audit::stored;
@@ -33,7 +34,7 @@ use crate::options::RunOptions;
 use crate::progress::{Event, Watcher};
 use crate::{receipt, store};
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::dispute::{Difference, Dispute, Finding, SignedDispute, first_difference};
+use ostrakon_protocol::dispute::{Difference, Dispute, first_difference};
 use ostrakon_protocol::{PublicKey, SignedReceipt, SigningKey};
 use referee::Referee;
 use side::TraceSide;
