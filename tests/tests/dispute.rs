@@ -32,6 +32,11 @@ fn honest_nodes_agree() {
     let decision = court.decide((&honest, None), (&other, None));
     assert_eq!(decision.dispute.finding, Finding::NoDifference);
     assert!(decision.wrong.is_empty());
+    // An instance that has run before costs other fuel, and so does one that starts in the middle.
+    let cheap = court.receipt_with(OTHER, "blocks.4", |step| step.fuel -= 1);
+    let decision = court.decide((&honest, None), (&cheap, None));
+    assert_eq!(decision.dispute.finding, Finding::NoDifference);
+    assert!(decision.notes[0].contains("fuel"), "{:?}", decision.notes);
 }
 
 #[test]
@@ -151,7 +156,8 @@ fn traces_that_do_not_help_are_said_to() {
     let mut torn = trace.clone();
     // In the document's signature or operations.
     torn[200] ^= 1;
-    let signed_by = |seed, of: &SignedReceipt, block: &str| trace_file(&key(seed), of, block, operations.clone(), &tensors);
+    let signed_by =
+        |seed, of: &SignedReceipt, block: &str| trace_file(&key(seed), of, block, operations.clone(), &tensors);
     let cases = [
         (honest.clone(), "it is for the receipt"),
         (signed_by(CHEATER, &court.honest.clone(), block), "it is for the receipt"),
@@ -221,17 +227,13 @@ fn damaged_bytes_accuse_nobody_who_was_right() {
 }
 
 #[test]
-fn component_fuel_and_outputs_are_settled_too() {
+fn components_and_outputs_are_settled_too() {
     let mut court = court();
     let honest = court.honest.clone();
     let another = court.receipt_with(CHEATER, "blocks.4", |step| step.component = Digest::of_content(b"old version"));
     let decision = court.decide((&honest, None), (&another, None));
     assert!(is_right(&decision, HONEST, CHEATER), "{decision:#?}");
     assert!(decision.dispute.exact.is_none());
-
-    let cheap = court.receipt_with(CHEATER, "blocks.4", |step| step.fuel -= 1);
-    let decision = court.decide((&honest, None), (&cheap, None));
-    assert!(is_right(&decision, HONEST, CHEATER), "{decision:#?}");
 
     let mut receipt = honest.receipt.clone();
     receipt.outputs[0] = Digest::of_content(b"another answer");

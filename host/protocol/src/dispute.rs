@@ -55,8 +55,8 @@ pub enum Incomparable {
     },
 }
 
-/// The first block whose claims differ. `None` if all are equal; what the receipts say of the outputs may then
-/// still differ.
+/// The first block on whose output or component the two differ. `None` if there is none; what the receipts say of
+/// the outputs may then still differ. Fuel is left out: see [`other_fuel`].
 ///
 /// # Errors
 /// Receipts that cannot be compared.
@@ -67,8 +67,6 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
     if a.package != b.package {
         return Err(Incomparable::Package);
     }
-    // Under another profile the same run costs other fuel.
-    let comparable = a.profile == b.profile;
     if a.batches.len() != b.batches.len() {
         return Err(Incomparable::Split);
     }
@@ -97,13 +95,23 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
             None if step_a.input != step_b.input => return Err(Incomparable::Input { batch }),
             _ => {}
         }
-        let same_fuel = step_a.fuel == step_b.fuel || !comparable;
-        if (step_a.output, step_a.component) != (step_b.output, step_b.component) || !same_fuel {
+        if (step_a.output, step_a.component) != (step_b.output, step_b.component) {
             let sides = [(node_a, step_a.clone()), (node_b, step_b.clone())];
             return Ok(Some(Difference { batch, block: step_a.block.clone(), sides }));
         }
         before = Some((batch, [step_a.output, step_b.output]));
     }
+}
+
+/// The first block that cost the two different fuel, with what it cost each, where the receipts can be compared.
+///
+/// It accuses nobody: beside block and input, fuel depends on the profile and on what an instance of the component
+/// did before (its memory has grown already, say).
+pub fn other_fuel(a: &Receipt, b: &Receipt) -> Option<(u32, String, [u64; 2])> {
+    let mut steps = a.steps().zip(b.steps());
+    steps.find_map(|((batch, _, a), (_, _, b))| {
+        (a.fuel != b.fuel).then(|| (batch, a.block.clone(), [a.fuel, b.fuel]))
+    })
 }
 
 /// What both sides answered for a prefix.

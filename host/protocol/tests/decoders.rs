@@ -147,7 +147,10 @@ fn disputes() -> [SignedDispute; 2] {
     let full = Dispute {
         batch: Some(1),
         block: Some("b".to_owned()),
-        asked: vec![Answered { count: 7, a: digest(1), b: digest(2) }, Answered { count: 3, a: digest(1), b: digest(1) }],
+        asked: vec![
+            Answered { count: 7, a: digest(1), b: digest(2) },
+            Answered { count: 3, a: digest(1), b: digest(1) },
+        ],
         operation: Some(Disputed { at: 3, name: "gelu".to_owned(), inputs: vec![("x".to_owned(), digest(5))] }),
         claimed: Some([digest(1), digest(2)]),
         exact: Some(digest(1)),
@@ -182,8 +185,15 @@ fn trace_file() -> Vec<u8> {
 fn good() -> Vec<Vec<u8>> {
     let bare = SignedReceipt { request: None, ..receipt() };
     let [empty, full] = disputes();
-    let good =
-        vec![encode(&receipt()), encode(&bare), encode(&trace()), encode(&empty), encode(&full), transcript(), trace_file()];
+    let good = vec![
+        encode(&receipt()),
+        encode(&bare),
+        encode(&trace()),
+        encode(&empty),
+        encode(&full),
+        transcript(),
+        trace_file(),
+    ];
     assert_eq!(decode(&good[0]), Ok(receipt()));
     assert_eq!(decode(&good[1]), Ok(bare));
     assert_eq!(decode(&good[2]), Ok(trace()));

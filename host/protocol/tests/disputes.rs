@@ -1,7 +1,9 @@
 //! Where two receipts part, and which operation of a block is the first that differs.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use ostrakon_protocol::dispute::{Bisection, Dispute, Finding, Incomparable, SignedDispute, first_difference};
+use ostrakon_protocol::dispute::{
+    Bisection, Dispute, Finding, Incomparable, SignedDispute, first_difference, other_fuel,
+};
 use ostrakon_protocol::{Batch, Digest, Leg, Operation, Place, Receipt, SigningKey, Step, Trace};
 use proptest::prelude::*;
 
@@ -36,7 +38,7 @@ fn the_first_block_that_differs_is_found_with_who_ran_it() {
     assert_eq!(first_difference(&a, &a), Ok(None));
     for batch in 0..2 {
         for block in 0..4 {
-            let changes: [fn(&mut Step); 3] = [|s| s.output = digest(99), |s| s.fuel = 6, |s| s.component = digest(98)];
+            let changes: [fn(&mut Step); 2] = [|s| s.output = digest(99), |s| s.component = digest(98)];
             for change in changes {
                 let mut b = a.clone();
                 change(&mut b.batches[batch].legs[block / 2].steps[block % 2]);
@@ -75,11 +77,13 @@ fn receipts_that_cannot_be_compared() {
 }
 
 #[test]
-fn fuel_of_different_profiles_is_not_compared() {
+fn fuel_is_no_difference_and_hides_none() {
     let a = receipt();
     let mut b = Receipt { profile: digest(50), ..a.clone() };
+    assert_eq!(other_fuel(&a, &b), None);
     b.batches[0].legs[0].steps[0].fuel += 1;
     assert_eq!(first_difference(&a, &b), Ok(None));
+    assert_eq!(other_fuel(&a, &b), Some((0, "blocks.0".to_owned(), [5, 6])));
     b.batches[0].legs[0].steps[1].output = digest(50);
     assert_eq!(first_difference(&a, &b).unwrap().unwrap().block, "blocks.1");
 }

@@ -12,29 +12,29 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-pub const TEXTS: [&str; 3] = ["A man is eating food.", "One honest node suffices.", "x"];
-pub const HONEST: u8 = 1;
-pub const CHEATER: u8 = 2;
-pub const OTHER: u8 = 3;
+pub(crate) const TEXTS: [&str; 3] = ["A man is eating food.", "One honest node suffices.", "x"];
+pub(crate) const HONEST: u8 = 1;
+pub(crate) const CHEATER: u8 = 2;
+pub(crate) const OTHER: u8 = 3;
 
-pub fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32])
 }
 
-pub fn texts() -> Vec<String> {
+pub(crate) fn texts() -> Vec<String> {
     TEXTS.iter().map(|&text| text.to_owned()).collect()
 }
 
 /// What all tests share: the referee's model, the honest receipt, the honest traces.
-pub struct Court {
-    pub model: Model,
-    pub honest: SignedReceipt,
-    pub files: tempfile::TempDir,
+pub(crate) struct Court {
+    pub(crate) model: Model,
+    pub(crate) honest: SignedReceipt,
+    pub(crate) files: tempfile::TempDir,
     traces: HashMap<String, Vec<u8>>,
     count: usize,
 }
 
-pub fn court() -> MutexGuard<'static, Court> {
+pub(crate) fn court() -> MutexGuard<'static, Court> {
     static COURT: OnceLock<Mutex<Court>> = OnceLock::new();
     let court = COURT.get_or_init(|| {
         let mut model = load(&minilm(1), &RunOptions::default());
@@ -47,11 +47,11 @@ pub fn court() -> MutexGuard<'static, Court> {
 }
 
 /// The batch that is in dispute.
-pub const BATCH: u32 = 1;
+pub(crate) const BATCH: u32 = 1;
 
 impl Court {
     /// Write a file and say where.
-    pub fn file(&mut self, bytes: &[u8]) -> PathBuf {
+    pub(crate) fn file(&mut self, bytes: &[u8]) -> PathBuf {
         self.count += 1;
         let path = self.files.path().join(self.count.to_string());
         std::fs::write(&path, bytes).unwrap();
@@ -59,7 +59,7 @@ impl Court {
     }
 
     /// The trace that an honest node makes of a block on the batch in dispute.
-    pub fn honest_trace(&mut self, block: &str) -> Vec<u8> {
+    pub(crate) fn honest_trace(&mut self, block: &str) -> Vec<u8> {
         if let Some(known) = self.traces.get(block) {
             return known.clone();
         }
@@ -87,7 +87,7 @@ impl Court {
     }
 
     /// A node that forges operation `at` of a block and computes on from there: its receipt and its trace.
-    pub fn cheat(&mut self, seed: u8, block: &str, at: usize, forge: Forge) -> (SignedReceipt, Vec<u8>) {
+    pub(crate) fn cheat(&mut self, seed: u8, block: &str, at: usize, forge: Forge) -> (SignedReceipt, Vec<u8>) {
         let (mut operations, mut tensors) = parts(&self.honest_trace(block));
         let mut changed: HashMap<Digest, Digest> = HashMap::new();
         for (index, operation) in operations.iter_mut().enumerate().skip(at) {
@@ -121,7 +121,7 @@ impl Court {
     }
 
     /// The honest receipt, signed by another node after a change to one step. Later steps go on from its output.
-    pub fn receipt_with(
+    pub(crate) fn receipt_with(
         &self,
         seed: u8,
         block: &str,
@@ -144,7 +144,11 @@ impl Court {
     }
 
     /// The decision, and that it is the same with the sides exchanged.
-    pub fn decide(&mut self, a: (&SignedReceipt, Option<&[u8]>), b: (&SignedReceipt, Option<&[u8]>)) -> Decision {
+    pub(crate) fn decide(
+        &mut self,
+        a: (&SignedReceipt, Option<&[u8]>),
+        b: (&SignedReceipt, Option<&[u8]>),
+    ) -> Decision {
         let [trace_a, trace_b] = [a.1, b.1].map(|bytes| bytes.map(|bytes| self.file(bytes)));
         let [path_a, path_b] = [trace_a.as_deref(), trace_b.as_deref()];
         let one = decide(&mut self.model, [a.0, b.0], [path_a, path_b], &|_| {}).unwrap();
@@ -160,14 +164,18 @@ impl Court {
 
 /// What a cheater does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Forge {
+pub(crate) enum Forge {
     /// Adds this to one number of an operation's output.
     Output(f32),
     /// Gives an operation another last input.
     Input,
 }
 
-pub fn sign(seed: u8, mut receipt: ostrakon_protocol::Receipt, request: Option<ostrakon_protocol::Request>) -> SignedReceipt {
+pub(crate) fn sign(
+    seed: u8,
+    mut receipt: ostrakon_protocol::Receipt,
+    request: Option<ostrakon_protocol::Request>,
+) -> SignedReceipt {
     for at in 0..receipt.batches.len() {
         let place = receipt.place(at as u32).unwrap();
         let leg = &mut receipt.batches[at].legs[0];
@@ -177,7 +185,7 @@ pub fn sign(seed: u8, mut receipt: ostrakon_protocol::Receipt, request: Option<o
 }
 
 /// The operations and tensors of a trace file.
-pub fn parts(file: &[u8]) -> (Vec<Operation>, HashMap<Digest, Tensor>) {
+pub(crate) fn parts(file: &[u8]) -> (Vec<Operation>, HashMap<Digest, Tensor>) {
     let (trace, ranges) = TraceFile::read(file).unwrap();
     assert!(trace.signed.is_signed());
     let tensors = trace.tensors.iter().zip(ranges).map(|(stored, range)| {
@@ -189,7 +197,7 @@ pub fn parts(file: &[u8]) -> (Vec<Operation>, HashMap<Digest, Tensor>) {
     (trace.signed.trace.operations.clone(), tensors.collect())
 }
 
-pub fn trace_file(
+pub(crate) fn trace_file(
     key: &SigningKey,
     receipt: &SignedReceipt,
     block: &str,
@@ -215,7 +223,7 @@ fn element(tensor: &Tensor) -> u8 {
     if tensor.ty() == TensorType::Fp32 { 1 } else { 5 }
 }
 
-pub fn digest(tensor: &Tensor) -> Digest {
+pub(crate) fn digest(tensor: &Tensor) -> Digest {
     Digest::of_tensor(element(tensor), tensor.dims(), &tensor.bytes())
 }
 
@@ -237,7 +245,7 @@ fn forged(tensor: &Tensor, by: f32) -> Tensor {
 }
 
 /// One is right, the other wrong.
-pub fn is_right(decision: &Decision, right: u8, wrong: u8) -> bool {
+pub(crate) fn is_right(decision: &Decision, right: u8, wrong: u8) -> bool {
     let (right, accused) = (key(right).public(), key(wrong).public());
     decision.wrong == [accused]
         && matches!(&decision.dispute.finding, Finding::Right { node, wrong, .. } if (*node, *wrong) == (right, accused))

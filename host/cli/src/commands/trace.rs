@@ -32,18 +32,8 @@ pub(crate) fn run(args: &TraceArgs, json: bool) -> Result<(), Problem> {
     let progress = Progress::new(json);
     let options = RunOptions::default();
     let watch = |event| progress.show(event);
-    let written = trace::write(
-        &signed,
-        args.batch,
-        &args.block,
-        &directory,
-        &policy,
-        &home,
-        &options,
-        &key,
-        &args.out,
-        &watch,
-    );
+    let written =
+        trace::write(&signed, args.batch, &args.block, &directory, &policy, &home, &options, &key, &args.out, &watch);
     progress.finish();
     let trace::Written { block, operations, bytes } = written?;
     let path = args.out.display().to_string();
@@ -54,6 +44,10 @@ pub(crate) fn run(args: &TraceArgs, json: bool) -> Result<(), Problem> {
     let style = Style::of_stdout();
     let mut out = io::stdout().lock();
     writeln!(out, "{block}: {operations} operations, {}: {}", size(bytes), style.strong(&path))?;
-    writeln!(out, "{}", style.faint("It reveals every activation of this block: give it to referees of this request only."))?;
+    writeln!(
+        out,
+        "{}",
+        style.faint("It reveals every activation of this block: give it to referees of this request only.")
+    )?;
     Ok(())
 }

@@ -15,7 +15,7 @@
 //!    This machine runs that one operation.
 //! 4. Where the traces do not lead there (one is missing, is signed by somebody else, contradicts the receipt; or
 //!    the sides part in what the component did between two operations), this machine runs that one block from
-//!    its input, which both agree on, and compares output and fuel ([`referee`]).
+//!    its input, which both agree on, and compares the output ([`referee`]).
 //! 5. What was found is signed by this machine's key.
 //!
 //! Whoever is found wrong claimed something else than what this machine got from inputs that the accused itself
@@ -34,7 +34,7 @@ use crate::options::RunOptions;
 use crate::progress::{Event, Watcher};
 use crate::{receipt, store};
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::dispute::{Difference, Dispute, first_difference};
+use ostrakon_protocol::dispute::{Difference, Dispute, first_difference, other_fuel};
 use ostrakon_protocol::{PublicKey, SignedReceipt, SigningKey};
 use referee::Referee;
 use side::TraceSide;
@@ -161,18 +161,35 @@ fn without_model(receipts: [&SignedReceipt; 2], parting: Parting) -> Decision {
         Parting::Unsigned(reason) => Finding::Undecided { reason },
         _ => Finding::NoDifference,
     };
+    let [a, b] = receipts;
+    let fuel = matches!(finding, Finding::NoDifference).then(|| other_fuel(&a.receipt, &b.receipt)).flatten();
+    let note = |(batch, block, [a, b]): (u32, String, [u64; 2])| {
+        format!(
+            "block `{block}` of batch {batch} cost {a} units of fuel on the first receipt, {b} on the second: not judged, as \
+             it depends on what an instance ran before"
+        )
+    };
     Decision {
         dispute: empty(receipts, finding),
         sides: receipts.map(|signed| signed.issuer),
         wrong: Vec::new(),
-        notes: Vec::new(),
+        notes: fuel.map(note).into_iter().collect(),
     }
 }
 
 /// The record of a dispute in which nothing was asked yet.
 fn empty(receipts: [&SignedReceipt; 2], finding: Finding) -> Dispute {
     let receipts = receipts.map(|signed| signed.receipt.digest());
-    Dispute { receipts, batch: None, block: None, asked: Vec::new(), operation: None, claimed: None, exact: None, finding }
+    Dispute {
+        receipts,
+        batch: None,
+        block: None,
+        asked: Vec::new(),
+        operation: None,
+        claimed: None,
+        exact: None,
+        finding,
+    }
 }
 
 fn with_model(
@@ -184,7 +201,10 @@ fn with_model(
 ) -> Result<Decision, NodeError> {
     let package = receipts.map(|signed| signed.receipt.package)[0];
     if model.digest() != package {
-        return Err(NodeError::Setting(format!("the receipts are of the package {package}, this is {}", model.digest())));
+        return Err(NodeError::Setting(format!(
+            "the receipts are of the package {package}, this is {}",
+            model.digest()
+        )));
     }
     let mut notes = Vec::new();
     let (sides, judged) = match &parting {
@@ -192,7 +212,10 @@ fn with_model(
             let [a, b] = traces;
             let opened = [("first", a, 0), ("second", b, 1)].map(|(name, path, side)| {
                 let path = path?;
-                TraceSide::open(path).map_err(|why| notes.push(format!("the {name} trace does not help: {why}"))).ok().map(|t| (t, name, side))
+                TraceSide::open(path)
+                    .map_err(|why| notes.push(format!("the {name} trace does not help: {why}")))
+                    .ok()
+                    .map(|t| (t, name, side))
             });
             let sides = opened.each_ref().map(|opened| {
                 let (trace, name, side) = opened.as_ref()?;
@@ -226,4 +249,3 @@ fn with_model(
     let referee::Judged { asked, operation, claimed, exact, .. } = judged;
     Ok(Decision { dispute: Dispute { asked, operation, claimed, exact, ..dispute }, sides, wrong, notes })
 }
-

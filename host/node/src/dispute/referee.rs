@@ -5,7 +5,6 @@ use super::side::Side;
 use crate::error::NodeError;
 use crate::execute::rows;
 use crate::load::Model;
-use crate::options::Arithmetic;
 use crate::receipt::tensor_digest;
 use crate::replay::{self, Reached, Start};
 use ostrakon_nn::{Meter, OperationKind, Quotas, Tensor};
@@ -219,20 +218,8 @@ impl<'a> Referee<'a> {
         let exact = tensor_digest(&done.output);
         let claimed = [a.output, b.output];
         let right = claimed.map(|claimed| claimed == exact);
-        let judged = |right, reason| Judged { claimed: Some(claimed), exact: Some(exact), ..Judged::of(right, reason) };
-        let block = &self.difference.block;
-        if right != [true, true] {
-            return judged(right, format!("block `{block}` gives {exact}; {}", claims(right, claimed)));
-        }
-        // The outputs are the same and right: it is about fuel.
-        let comparable = |signed: &SignedReceipt| signed.receipt.profile == self.model.profile();
-        if self.model.arithmetic() != Arithmetic::Cpu || !self.receipts.into_iter().all(comparable) {
-            let reason = "the sides part in fuel only, and this machine runs under another profile".to_owned();
-            return Judged { verdict: Verdict::Undecided, ..judged(right, reason) };
-        }
-        let fuel = [a.fuel, b.fuel];
-        let right = fuel.map(|fuel| fuel == done.fuel);
-        judged(right, format!("block `{block}` costs {} units of fuel; {}", done.fuel, claims(right, fuel)))
+        let reason = format!("block `{}` gives {exact}; {}", self.difference.block, claims(right, claimed));
+        Judged { claimed: Some(claimed), exact: Some(exact), ..Judged::of(right, reason) }
     }
 
     /// The block's input and the batch's lengths: from a trace, or by running the request up to it.
