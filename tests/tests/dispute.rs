@@ -7,9 +7,9 @@ mod cheating;
 
 use cheating::{BATCH, CHEATER, Court, Forge, HONEST, OTHER, court, is_right, key, parts, sign, texts, trace_file};
 use ostrakon_node::NodeError;
-use ostrakon_node::dispute::{Decision, Finding, decide};
+use ostrakon_node::dispute::{Decision, Finding, Side, decide, settle};
 use ostrakon_protocol::dispute::{Incomparable, SignedDispute};
-use ostrakon_protocol::{Digest, SignedReceipt};
+use ostrakon_protocol::{Digest, Operation, SignedReceipt, Trace};
 
 fn undecided(decision: &Decision) -> &str {
     match &decision.dispute.finding {
@@ -202,6 +202,81 @@ fn what_a_component_did_itself_is_settled_by_the_block() {
         assert!(is_right(&decision, HONEST, CHEATER), "{decision:#?}");
         assert!(decision.dispute.operation.is_none() && !decision.dispute.asked.is_empty());
         assert!(decision.notes[0].contains("what the component did itself"), "{:?}", decision.notes);
+    }
+}
+
+/// A side that answers over a wire, and may lie.
+struct Remote {
+    trace: Trace,
+    /// Instead of the right answer.
+    prefix: fn(&Trace, u32) -> Result<Digest, String>,
+    operation: fn(&Trace, u32) -> Result<Operation, String>,
+}
+
+impl Remote {
+    fn honest(trace: &Trace) -> Self {
+        Self {
+            trace: trace.clone(),
+            prefix: |trace, count| Ok(trace.prefix(count as usize)),
+            operation: |trace, at| trace.operations.get(at as usize).cloned().ok_or_else(|| "no such".to_owned()),
+        }
+    }
+}
+
+impl Side for Remote {
+    fn count(&self) -> u32 {
+        self.trace.operations.len() as u32
+    }
+
+    fn prefix(&self, count: u32) -> Result<Digest, String> {
+        (self.prefix)(&self.trace, count)
+    }
+
+    fn operation(&self, at: u32) -> Result<Operation, String> {
+        (self.operation)(&self.trace, at)
+    }
+}
+
+#[test]
+fn a_side_that_lies_while_it_is_asked_gains_nothing() {
+    let mut court = court();
+    let block = "blocks.1";
+    let honest = court.honest.clone();
+    let (operations, tensors) = parts(&court.honest_trace(block));
+    let (receipt, forged) = court.cheat(CHEATER, block, 3, Forge::Output(1.0));
+    let (wrong_operations, more) = parts(&forged);
+    let trace = |operations: &[Operation]| Trace {
+        receipt: Digest::of_content(b""),
+        batch: BATCH,
+        block: block.to_owned(),
+        operations: operations.to_vec(),
+    };
+    let good = Remote::honest(&trace(&operations));
+    let told = trace(&wrong_operations);
+    let swapped = trace(&[operations.as_slice(), &operations[..1]].concat());
+    let liars = [
+        Remote::honest(&told),
+        Remote { prefix: |_, count| Ok(Digest::of_content(&count.to_le_bytes())), ..Remote::honest(&told) },
+        Remote { prefix: |_, _| Err("no answer".to_owned()), ..Remote::honest(&told) },
+        Remote { operation: |_, _| Err("no answer".to_owned()), ..Remote::honest(&told) },
+        Remote { operation: |trace, _| Ok(trace.operations[0].clone()), ..Remote::honest(&told) },
+        Remote::honest(&trace(&operations)),
+        Remote::honest(&trace(&[])),
+        Remote::honest(&swapped),
+    ];
+    for (at, liar) in liars.iter().enumerate() {
+        // Tensors under the digest of others: they are not taken.
+        for lying in [false, true] {
+            let tensor = |digest: &Digest| {
+                let of = if lying { operations.first().map(|operation| operation.output)? } else { *digest };
+                tensors.get(&of).or_else(|| more.get(&of)).cloned()
+            };
+            let [one, other]: [&dyn Side; 2] = [&good, liar];
+            let decision = settle(&mut court.model, [&honest, &receipt], [Some(one), Some(other)], &tensor).unwrap();
+            assert!(is_right(&decision, HONEST, CHEATER), "{at}: {decision:#?}");
+            let decision = settle(&mut court.model, [&receipt, &honest], [Some(other), Some(one)], &tensor).unwrap();
+            assert!(is_right(&decision, HONEST, CHEATER), "{at}: {decision:#?}");
+        }
     }
 }
 

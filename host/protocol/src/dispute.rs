@@ -46,7 +46,7 @@ pub enum Incomparable {
         batch: u32,
     },
     /// A block's input is not the output of the block before.
-    #[error("a receipt is broken in batch {batch}: the input of block `{block}` is not what the block before gave")]
+    #[error("a receipt is broken in batch {batch}: the input of block {block:?} is not what the block before gave")]
     Broken {
         /// Which batch.
         batch: u32,

@@ -152,7 +152,9 @@ fn show(args: &DisputeArgs, signed: &SignedDispute, decision: &Decision, time: D
     if let (Some(batch), Some(block)) = (dispute.batch, &dispute.block) {
         let operation = dispute.operation.as_ref();
         let operation = operation.map(|of| format!(", operation {} `{}`", of.at, of.name)).unwrap_or_default();
-        writeln!(out, "{} batch {batch}, block {block}{operation}", entry("where"))?;
+        // Names come from the receipts, and may be anything where nothing could be decided.
+        let place: String = format!("batch {batch}, block {block}{operation}").escape_debug().collect();
+        writeln!(out, "{} {place}", entry("where"))?;
     }
     if let Some([a, b]) = &dispute.claimed {
         let mark = |claimed| match dispute.exact.map(|exact| exact == claimed) {

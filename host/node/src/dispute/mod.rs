@@ -25,17 +25,18 @@ mod referee;
 mod side;
 
 pub use ostrakon_protocol::dispute::{Finding, SignedDispute};
-pub use side::Side;
+pub use side::{Side, Tensors};
 
 use crate::audit::stored;
 use crate::error::NodeError;
 use crate::load::Model;
 use crate::options::RunOptions;
 use crate::progress::{Event, Watcher};
-use crate::{receipt, store};
+use crate::receipt::{self, tensor_digest};
+use crate::store;
 use ostrakon_package::{Home, TrustPolicy};
 use ostrakon_protocol::dispute::{Difference, Dispute, first_difference, other_fuel};
-use ostrakon_protocol::{PublicKey, SignedReceipt, SigningKey};
+use ostrakon_protocol::{Digest, PublicKey, SignedReceipt, SigningKey};
 use referee::Referee;
 use side::TraceSide;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ enum Parting {
     /// In nothing.
     Nowhere,
     /// In a block.
-    Block(Difference),
+    Block(Box<Difference>),
     /// In what the receipts say of the outputs, although all blocks gave the same.
     Outputs,
 }
@@ -127,6 +128,26 @@ pub fn decide(
     }
 }
 
+/// Hold the dispute between two receipts with sides that answer for themselves. `tensor` gives a tensor by its
+/// digest, if somebody has it; it is not believed.
+///
+/// # Errors
+/// As [`dispute`].
+pub fn settle(
+    model: &mut Model,
+    receipts: [&SignedReceipt; 2],
+    sides: [Option<&dyn Side>; 2],
+    tensor: Tensors<'_>,
+) -> Result<Decision, NodeError> {
+    match compare(receipts)? {
+        parting @ (Parting::Unsigned(_) | Parting::Nowhere) => Ok(without_model(receipts, parting)),
+        parting => {
+            let checked = |digest: &Digest| tensor(digest).filter(|tensor| tensor_digest(tensor) == *digest);
+            judged(model, receipts, &parting, sides, &checked)
+        }
+    }
+}
+
 fn compare(receipts: [&SignedReceipt; 2]) -> Result<Parting, NodeError> {
     let [a, b] = receipts;
     let difference = first_difference(&a.receipt, &b.receipt)?;
@@ -137,7 +158,7 @@ fn compare(receipts: [&SignedReceipt; 2]) -> Result<Parting, NodeError> {
         }
     }
     Ok(match difference {
-        Some(difference) => Parting::Block(difference),
+        Some(difference) => Parting::Block(Box::new(difference)),
         None if (&a.receipt.outputs, a.receipt.answer) != (&b.receipt.outputs, b.receipt.answer) => Parting::Outputs,
         None => Parting::Nowhere,
     })
@@ -151,7 +172,7 @@ fn unsigned(signed: &SignedReceipt) -> Option<String> {
     (0..).zip(&signed.receipt.batches).find_map(|(at, batch)| {
         let place = signed.receipt.place(at)?;
         let leg = batch.legs.iter().find(|leg| !leg.is_signed(&place))?;
-        let first = leg.steps.first().map_or("no block", |step| &step.block);
+        let first = leg.steps.first().map_or_else(String::new, |step| shown(&step.block));
         Some(format!("{} did not sign what it ran from `{first}` on in batch {at}", leg.node))
     })
 }
@@ -165,8 +186,9 @@ fn without_model(receipts: [&SignedReceipt; 2], parting: Parting) -> Decision {
     let fuel = matches!(finding, Finding::NoDifference).then(|| other_fuel(&a.receipt, &b.receipt)).flatten();
     let note = |(batch, block, [a, b]): (u32, String, [u64; 2])| {
         format!(
-            "block `{block}` of batch {batch} cost {a} units of fuel on the first receipt, {b} on the second: not judged, as \
-             it depends on what an instance ran before"
+            "block `{}` of batch {batch} cost {a} units of fuel on the first receipt, {b} on the second: not judged, as \
+             it depends on what an instance ran before",
+            shown(&block)
         )
     };
     Decision {
@@ -199,53 +221,78 @@ fn with_model(
     traces: [Option<&Path>; 2],
     watch: Watcher<'_>,
 ) -> Result<Decision, NodeError> {
-    let package = receipts.map(|signed| signed.receipt.package)[0];
-    if model.digest() != package {
+    let Parting::Block(difference) = &parting else {
+        watch(Event::Step("running the request".into()));
+        return judged(model, receipts, &parting, [None, None], &|_| None);
+    };
+    let mut notes = Vec::new();
+    let mut does_not_help = |name: &str, why: String| notes.push(format!("the {name} trace does not help: {why}"));
+    let [a, b] = traces;
+    let opened = [("first", a), ("second", b)].map(|(name, path)| {
+        let trace = TraceSide::open(path?);
+        trace.map_err(|why| does_not_help(name, why)).ok()
+    });
+    let [trace_a, trace_b] = opened.each_ref();
+    let ([receipt_a, receipt_b], [claim_a, claim_b]) = (receipts, difference.sides.each_ref());
+    let sides = [("first", trace_a, receipt_a, claim_a), ("second", trace_b, receipt_b, claim_b)];
+    let sides = sides.map(|(name, trace, receipt, (node, step))| {
+        let trace = trace.as_ref()?;
+        let fits = trace.fits(receipt, difference, node, step);
+        fits.map_err(|why| does_not_help(name, why)).ok()?;
+        Some(trace as &dyn Side)
+    });
+    // Their digests speak for tensors, whoever gives them.
+    let tensor = |digest: &Digest| opened.iter().flatten().find_map(|trace| trace.tensor(digest));
+    watch(Event::Step(format!("judging block {}", shown(&difference.block))));
+    let mut decision = judged(model, receipts, &parting, sides, &tensor)?;
+    notes.append(&mut decision.notes);
+    Ok(Decision { notes, ..decision })
+}
+
+/// The decision, with the sides that defend themselves.
+fn judged(
+    model: &mut Model,
+    receipts: [&SignedReceipt; 2],
+    parting: &Parting,
+    sides: [Option<&dyn Side>; 2],
+    tensor: Tensors<'_>,
+) -> Result<Decision, NodeError> {
+    let [receipt, _] = receipts.map(|signed| &signed.receipt);
+    if model.digest() != receipt.package {
         return Err(NodeError::Setting(format!(
-            "the receipts are of the package {package}, this is {}",
+            "the receipts are of the package {}, this is {}",
+            receipt.package,
             model.digest()
         )));
     }
     let mut notes = Vec::new();
-    let (sides, judged) = match &parting {
+    let (nodes, judged) = match parting {
         Parting::Block(difference) => {
-            let [a, b] = traces;
-            let opened = [("first", a, 0), ("second", b, 1)].map(|(name, path, side)| {
-                let path = path?;
-                TraceSide::open(path)
-                    .map_err(|why| notes.push(format!("the {name} trace does not help: {why}")))
-                    .ok()
-                    .map(|t| (t, name, side))
-            });
-            let sides = opened.each_ref().map(|opened| {
-                let (trace, name, side) = opened.as_ref()?;
-                let receipt = receipts.get(*side)?;
-                let (node, step) = difference.sides.get(*side)?;
-                let fits = trace.fits(receipt, difference, node, step);
-                fits.map_err(|why| notes.push(format!("the {name} trace does not help: {why}"))).ok()?;
-                Some(trace as &dyn Side)
-            });
-            let all = opened.iter().flatten().map(|(trace, ..)| trace).collect::<Vec<_>>();
-            let tensor = |digest: &_| all.iter().find_map(|trace| trace.tensor(digest));
-            watch(Event::Step(format!("judging block {}", difference.block)));
-            let referee = Referee { model, receipts, difference, sides, tensor: &tensor };
-            (difference.sides.each_ref().map(|(node, _)| *node), referee.judge(&mut notes))
+            let nodes = difference.sides.each_ref().map(|(node, _)| *node);
+            (nodes, Referee { model, receipts, difference, sides, tensor }.judge(&mut notes))
         }
-        _ => {
-            watch(Event::Step("running the request".into()));
-            (receipts.map(|signed| signed.issuer), referee::outputs(model, receipts))
-        }
+        _ => (receipts.map(|signed| signed.issuer), referee::outputs(model, receipts)),
     };
-    let finding = judged.finding(sides);
+    let [a, b] = nodes;
+    if a == b {
+        notes.push(format!("both sides are {a}: it signed two answers to one request"));
+    }
+    let finding = judged.finding(nodes);
     let wrong: Vec<PublicKey> = match &finding {
         Finding::Right { wrong, .. } => vec![*wrong],
-        Finding::BothWrong { .. } => judged.both(sides),
+        Finding::BothWrong { .. } => judged.both(nodes),
         _ => Vec::new(),
     };
     let mut dispute = empty(receipts, finding);
     if let Parting::Block(difference) = parting {
-        (dispute.batch, dispute.block) = (Some(difference.batch), Some(difference.block));
+        (dispute.batch, dispute.block) = (Some(difference.batch), Some(difference.block.clone()));
     }
     let referee::Judged { asked, operation, claimed, exact, .. } = judged;
-    Ok(Decision { dispute: Dispute { asked, operation, claimed, exact, ..dispute }, sides, wrong, notes })
+    let dispute = Dispute { asked, operation, claimed, exact, ..dispute };
+    Ok(Decision { dispute, sides: nodes, wrong, notes })
+}
+
+/// A name that somebody chose, short and fit to be shown.
+fn shown(name: &str) -> String {
+    name.chars().take(80).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }

@@ -1,7 +1,8 @@
 //! The referee: finds the operation on which two sides part, and runs it; or the block, where that does not lead
 //! anywhere.
 
-use super::side::Side;
+use super::shown;
+use super::side::{Side, Tensors};
 use crate::error::NodeError;
 use crate::execute::rows;
 use crate::load::Model;
@@ -11,9 +12,6 @@ use ostrakon_nn::{Meter, OperationKind, Quotas, Tensor};
 use ostrakon_protocol::dispute::{Answered, Bisection, Difference, Disputed, Finding};
 use ostrakon_protocol::trace::{after, start};
 use ostrakon_protocol::{Batch, Digest, Operation, PublicKey, SignedReceipt, Step};
-
-/// Gives a tensor with this digest, if somebody had it.
-type Tensors<'a> = &'a dyn Fn(&Digest) -> Option<Tensor>;
 
 /// One block in dispute.
 pub(super) struct Referee<'a> {
@@ -36,18 +34,14 @@ pub(super) struct Judged {
     reason: String,
 }
 
+#[derive(Default)]
 enum Verdict {
+    #[default]
     Undecided,
     /// Which side is right.
     Right([bool; 2]),
     /// Both sides named something before that is wrong; these nodes did it.
     Earlier(Vec<PublicKey>),
-}
-
-impl Default for Verdict {
-    fn default() -> Self {
-        Self::Undecided
-    }
 }
 
 impl Judged {
@@ -88,7 +82,7 @@ impl<'a> Referee<'a> {
     pub(super) fn judge(mut self, notes: &mut Vec<String>) -> Judged {
         let index = match self.place() {
             Ok(index) => index,
-            Err(judged) => return judged,
+            Err(judged) => return *judged,
         };
         let mut asked = Vec::new();
         if let [Some(a), Some(b)] = self.sides {
@@ -106,15 +100,15 @@ impl<'a> Referee<'a> {
     }
 
     /// The block's place in the package, if both sides ran the package's components up to it.
-    fn place(&self) -> Result<usize, Judged> {
-        let lost = |why: String| Judged::undecided(format!("{why}: audit each receipt by itself"));
+    fn place(&self) -> Result<usize, Box<Judged>> {
+        let lost = |why: String| Box::new(Judged::undecided(format!("{why}: audit each receipt by itself")));
         let [Some(a), Some(b)] = self.batches().map(|batch| batch.map(replay::steps)) else {
             return Err(lost("a receipt has no such batch".into()));
         };
         for (index, ((node_a, step_a), (node_b, step_b))) in a.into_iter().zip(b).enumerate() {
             let name = &step_a.block;
             let Some(block) = self.model.blocks.get(index).filter(|block| block.name == *name) else {
-                return Err(lost(format!("the package has no block `{name}` at place {index}")));
+                return Err(lost(format!("the package has no block `{}` at place {index}", shown(name))));
             };
             let right = [step_a, step_b].map(|step| step.component == block.component);
             if right != [true, true] {
@@ -127,13 +121,13 @@ impl<'a> Referee<'a> {
                 // Up to the block in question both name the same component.
                 let earlier = *name != self.difference.block;
                 let verdict = if earlier { Verdict::Earlier(vec![node_a, node_b]) } else { judged.verdict };
-                return Err(Judged { verdict, ..judged });
+                return Err(Box::new(Judged { verdict, ..judged }));
             }
             if *name == self.difference.block {
                 return Ok(index);
             }
         }
-        Err(lost(format!("block `{}` is not on the receipts", self.difference.block)))
+        Err(lost(format!("block `{}` is not on the receipts", shown(&self.difference.block))))
     }
 
     /// Ask for prefixes until one operation is left, and run it.
@@ -208,7 +202,7 @@ impl<'a> Referee<'a> {
         let [(_, a), (_, b)] = &self.difference.sides;
         let (input, lengths) = match self.input(index, a) {
             Ok(input) => input,
-            Err(judged) => return judged,
+            Err(judged) => return *judged,
         };
         let done = match self.model.run_block(index, input, &lengths) {
             Ok(done) => done,
@@ -223,20 +217,20 @@ impl<'a> Referee<'a> {
     }
 
     /// The block's input and the batch's lengths: from a trace, or by running the request up to it.
-    fn input(&mut self, index: usize, step: &Step) -> Result<(Tensor, Tensor), Judged> {
+    fn input(&mut self, index: usize, step: &Step) -> Result<(Tensor, Tensor), Box<Judged>> {
         let [Some(batch), _] = self.batches() else {
-            return Err(Judged::undecided("a receipt has no such batch"));
+            return Err(Box::new(Judged::undecided("a receipt has no such batch")));
         };
         if let (Some(input), Some(lengths)) = ((self.tensor)(&step.input), (self.tensor)(&batch.lengths)) {
             return Ok((input, lengths));
         }
         let Some(texts) = self.receipts.into_iter().find_map(|signed| replay::texts(signed).ok()) else {
-            return Err(Judged::undecided(
-                "the block's input is not known: neither receipt has the request and neither trace the input",
-            ));
+            let reason = "the block's input is not known: neither receipt has the request and neither trace the input";
+            return Err(Box::new(Judged::undecided(reason)));
         };
-        let unknown =
-            |error: NodeError| Judged::undecided(format!("the block's input cannot be made: {}", full(&error)));
+        let unknown = |error: NodeError| {
+            Box::new(Judged::undecided(format!("the block's input cannot be made: {}", full(&error))))
+        };
         let [a, _] = self.receipts;
         let start = Start::of(self.model, &a.receipt, texts, self.difference.batch).map_err(unknown)?;
         match replay::run(self.model, batch, &start, index).map_err(unknown)? {
@@ -248,7 +242,11 @@ impl<'a> Referee<'a> {
                 let reason =
                     format!("block `{name}`, on which both agree, gives {got}: both are wrong before they part");
                 let nodes = steps.iter().map(|(node, _)| *node).collect();
-                Err(Judged { exact: Some(got), verdict: Verdict::Earlier(nodes), ..Judged::undecided(reason) })
+                Err(Box::new(Judged {
+                    exact: Some(got),
+                    verdict: Verdict::Earlier(nodes),
+                    ..Judged::undecided(reason)
+                }))
             }
         }
     }
@@ -312,11 +310,6 @@ fn sides(which: [bool; 2]) -> &'static str {
         [true, false] => "first receipt",
         _ => "second receipt",
     }
-}
-
-/// A name that somebody chose, short enough to be shown.
-fn shown(name: &str) -> String {
-    name.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// An error with all its causes.

@@ -1,5 +1,6 @@
 //! The two sides of a dispute, and what they are asked.
 
+use super::shown;
 use crate::receipt::{element_type, tensor_digest};
 use memmap2::Mmap;
 use ostrakon_nn::Tensor;
@@ -9,6 +10,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+
+/// Gives a tensor with this digest, if somebody has it.
+pub type Tensors<'a> = &'a dyn Fn(&Digest) -> Option<Tensor>;
 
 /// A node that defends its block. Nothing that it says is believed: its digests must fit each other, and a tensor
 /// the digest that was asked for.
@@ -70,7 +74,10 @@ impl TraceSide {
         if (trace.batch, &trace.block) != (difference.batch, &difference.block) {
             return Err(format!(
                 "it is of block `{}` on batch {}: make one of `{}` on batch {}",
-                trace.block, trace.batch, difference.block, difference.batch
+                shown(&trace.block),
+                trace.batch,
+                shown(&difference.block),
+                difference.batch
             ));
         }
         if signed.node != *node {
