@@ -162,7 +162,9 @@ impl NodeError {
     pub fn kind(&self) -> ErrorKind {
         use package::PackageError as P;
         match self {
-            Self::NoPackage { .. } | Self::NoRecipe { .. } | Self::Setting(_) | Self::Incomparable(_) => ErrorKind::Usage,
+            Self::NoPackage { .. } | Self::NoRecipe { .. } | Self::Setting(_) | Self::Incomparable(_) => {
+                ErrorKind::Usage
+            }
             Self::Package(P::NotAPackage { .. } | P::Shards { .. } | P::WouldOverwrite { .. }) => ErrorKind::Usage,
             Self::Package(P::Io { .. } | P::Model(_)) => ErrorKind::Failed,
             Self::Package(_) | Self::Admission { .. } => ErrorKind::Refused,

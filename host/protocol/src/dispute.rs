@@ -109,9 +109,7 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
 /// did before (its memory has grown already, say).
 pub fn other_fuel(a: &Receipt, b: &Receipt) -> Option<(u32, String, [u64; 2])> {
     let mut steps = a.steps().zip(b.steps());
-    steps.find_map(|((batch, _, a), (_, _, b))| {
-        (a.fuel != b.fuel).then(|| (batch, a.block.clone(), [a.fuel, b.fuel]))
-    })
+    steps.find_map(|((batch, _, a), (_, _, b))| (a.fuel != b.fuel).then(|| (batch, a.block.clone(), [a.fuel, b.fuel])))
 }
 
 /// What both sides answered for a prefix.

@@ -103,6 +103,13 @@ impl Court {
             }
             let output = match forge {
                 Forge::Output(by) if index == at => forged(&tensors[&operation.output], by),
+                Forge::LastBit if index == at => {
+                    let output = &tensors[&operation.output];
+                    let mut bytes = output.to_bytes();
+                    let at = bytes.len() / 8 * 4;
+                    bytes[at] ^= 1;
+                    Tensor::new(output.dims().to_vec(), output.ty(), bytes).unwrap()
+                }
                 _ => {
                     let kind: OperationKind = operation.name.parse().unwrap();
                     let inputs = operation.inputs.iter().map(|(n, d)| (n.clone(), tensors[d].clone())).collect();
@@ -167,6 +174,8 @@ impl Court {
 pub(crate) enum Forge {
     /// Adds this to one number of an operation's output.
     Output(f32),
+    /// Flips the last bit of one number of an operation's output.
+    LastBit,
     /// Gives an operation another last input.
     Input,
 }
