@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Run a receipt's request again and keep the integer products, for an auditor
     Transcript(TranscriptArgs),
+    /// Run one block of a receipt again and note its operations, to defend it in a dispute
+    Trace(TraceArgs),
+    /// Settle which of two receipts for one request is wrong, and on which operation
+    Dispute(DisputeArgs),
     /// Say what a package, a component or a receipt is, and whether it would be let in
     Inspect(InspectArgs),
     /// Say what this machine offers and what to do about what is missing
@@ -211,6 +215,64 @@ pub(crate) struct TranscriptArgs {
     pub(crate) trust: TrustArgs,
 }
 
+/// `ostrakon trace`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// The receipt, with its request
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) receipt: PathBuf,
+
+    /// The block, by its name or its place in the package, counted from 0
+    #[arg(long, value_name = "NAME|N")]
+    pub(crate) block: String,
+
+    /// The batch, counted from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) batch: u32,
+
+    /// The trace to write
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+
+    /// The package, by directory or name; without it, the one in the store with the digest on the receipt
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub(crate) package: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `ostrakon dispute`.
+#[derive(Debug, Args)]
+pub(crate) struct DisputeArgs {
+    /// The first receipt
+    #[arg(value_name = "A", value_hint = ValueHint::FilePath)]
+    pub(crate) first: PathBuf,
+
+    /// The second receipt
+    #[arg(value_name = "B", value_hint = ValueHint::FilePath)]
+    pub(crate) second: PathBuf,
+
+    /// The first side's trace of the block on which they part (see `ostrakon trace`); without both, that block is run as a whole
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace_a: Option<PathBuf>,
+
+    /// The second side's
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace_b: Option<PathBuf>,
+
+    /// Write the record of the dispute, signed by this machine's key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: Option<PathBuf>,
+
+    /// The package, by directory or name; without it, the one in the store with the digest on the receipts
+    #[arg(long, value_hint = ValueHint::DirPath)]
+    pub(crate) package: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
 /// Packages that would otherwise be refused.
 #[derive(Debug, Args)]
 pub(crate) struct TrustArgs {
@@ -326,6 +388,8 @@ mod tests {
             "ostrakon pack minilm --out x --shards 3 --json",
             "ostrakon inspect minilm --json",
             "ostrakon trust list --json",
+            "ostrakon trace a.receipt --block blocks.0 --batch 1 --out a.trace --json",
+            "ostrakon dispute a.receipt b.receipt --trace-a a.trace --trace-b b.trace --out d --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).unwrap().json, "{line}");
         }

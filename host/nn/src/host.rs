@@ -2,8 +2,9 @@
 
 use crate::graph::{Graphs, Operation};
 use crate::layers::check_name;
+use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
-use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer};
+use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer, Tensor};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
@@ -19,6 +20,7 @@ pub struct Host {
     layers: Arc<dyn LayerSource>,
     graphs: Graphs,
     spares: Arc<Spares>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Host {
@@ -34,12 +36,36 @@ impl Host {
         layers: Arc<dyn LayerSource>,
         limits: GraphLimits,
     ) -> Self {
-        Self { executor, backend, layers, graphs: Graphs::new(limits), spares: Arc::default() }
+        Self { executor, backend, layers, graphs: Graphs::new(limits), spares: Arc::default(), observer: None }
     }
 
     /// A meter for a new caller.
     pub fn meter(&self, quotas: Quotas) -> Meter {
         Meter::with_spares(quotas, &self.spares)
+    }
+
+    /// The same host, with somebody who is told of every operation.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// Hand the result of an operation over, telling the observer if there is one.
+    pub(crate) fn done(
+        &self,
+        kind: impl FnOnce() -> OperationKind,
+        inputs: &[(&str, &Tensor)],
+        output: Tensor,
+    ) -> Tensor {
+        if let Some(observer) = &self.observer {
+            observer.operation(&kind(), inputs, &output);
+        }
+        output
     }
 
     /// The parts of a layer as the package stores them, whether or not it has been prepared.

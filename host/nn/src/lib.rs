@@ -19,6 +19,7 @@
 //!    itself exact ([`ProvenBackend`]) can be given to a host. [`Recorder`] keeps every product for an
 //!    audit, [`Auditor`] takes them from such a record and checks them.
 //! 6. [`host`] and [`operations`]: load by name, compute, and the exact operations.
+//! 7. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
 //!
 //! # Threads
 //!
@@ -39,6 +40,7 @@ pub mod graph;
 pub mod host;
 pub mod layers;
 pub mod memory;
+pub mod observer;
 pub mod operations;
 pub mod quota;
 mod spares;
@@ -53,5 +55,6 @@ pub use graph::{Graph, GraphLimits, GraphShape};
 pub use host::Host;
 pub use layers::{LayerSource, LayerSourceError, RawLayer};
 pub use memory::MemoryLayers;
+pub use observer::{Observer, OperationKind};
 pub use quota::{Charge, Meter, Quotas, Resource};
 pub use tensor::{Tensor, TensorType};

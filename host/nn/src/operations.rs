@@ -6,7 +6,7 @@
 
 use crate::graph::Operation;
 use crate::tensor::Output;
-use crate::{Graph, Host, Meter, NnError, Tensor, TensorType};
+use crate::{Graph, Host, Meter, NnError, OperationKind, Tensor, TensorType};
 use ostrakon_exact::layer::MAX_WIDTH;
 use ostrakon_exact::reference::MAX_HEAD_WIDTH;
 use ostrakon_exact::simd::{LinearError, Product};
@@ -34,6 +34,8 @@ impl Host {
         graph: &Graph,
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, NnError> {
+        // Handles, not bytes; and none where nobody looks.
+        let seen = if self.is_observed() { inputs.clone() } else { Vec::new() };
         let y = match graph.operation() {
             Operation::Linear { layer, product } => {
                 let [x] = take(graph, inputs, ["x"])?;
@@ -48,6 +50,8 @@ impl Host {
                 self.layer_norm(meter, graph, layer, &needed(graph, "x", x)?, residual.as_ref())?
             }
         };
+        let seen: Vec<(&str, &Tensor)> = seen.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let y = self.done(|| OperationKind::Layer(graph.name().to_owned()), &seen, y);
         Ok(vec![(OUTPUT.to_owned(), y)])
     }
 
@@ -119,7 +123,7 @@ impl Host {
         }
         let mut y = Output::new(meter, a.dims().to_vec())?;
         self.executor.add(left, right, y.values())?;
-        Ok(y.finish())
+        Ok(self.done(|| OperationKind::Add, &[("a", a), ("b", b)], y.finish()))
     }
 
     /// GELU of each element.
@@ -130,7 +134,7 @@ impl Host {
         let values = floats("x", x)?;
         let mut y = Output::new(meter, x.dims().to_vec())?;
         self.executor.gelu(values, y.values())?;
-        Ok(y.finish())
+        Ok(self.done(|| OperationKind::Gelu, &[("x", x)], y.finish()))
     }
 
     /// Multi-head attention inside each sequence.
@@ -140,34 +144,34 @@ impl Host {
     /// sum T, heads that do not share the width equally or are over 128 wide; the caller's quota;
     /// [`NnError::Runtime`] when a backend that does the products fails.
     pub fn attention(&self, meter: &Meter, qkv: &Tensor, lengths: &Tensor, heads: u32) -> Result<Tensor, NnError> {
-        let qkv = Matrix::new("qkv", qkv)?;
-        if qkv.width % 3 != 0 {
+        let matrix = Matrix::new("qkv", qkv)?;
+        if matrix.width % 3 != 0 {
             return Err(NnError::InvalidArgument(format!(
                 "`qkv` has {} columns: queries, keys and values side by side make a multiple of 3",
-                qkv.width
+                matrix.width
             )));
         }
-        let width = qkv.width / 3;
+        let width = matrix.width / 3;
         let d = width.checked_div(heads).filter(|d| d * heads == width);
         if !d.is_some_and(|d| (1..=MAX_HEAD_WIDTH).contains(&(d as usize))) {
             return Err(NnError::InvalidArgument(format!(
                 "{heads} heads cannot share {width} columns: equal heads of 1 to {MAX_HEAD_WIDTH} columns"
             )));
         }
-        let lengths = ragged(lengths, &qkv)?;
-        let mut y = Output::new(meter, vec![qkv.rows, width])?;
-        let (width, heads) = (width as usize, heads as usize);
+        let sequences = ragged(lengths, &matrix)?;
+        let mut y = Output::new(meter, vec![matrix.rows, width])?;
+        let (width, count) = (width as usize, heads as usize);
         match self.backend().attention() {
-            None => self.executor.attention(qkv.values, &lengths, width, heads, y.values())?,
+            None => self.executor.attention(matrix.values, &sequences, width, count, y.values())?,
             Some(products) => {
-                let done = self.executor.attention_with(qkv.values, &lengths, width, heads, products, y.values());
+                let done = self.executor.attention_with(matrix.values, &sequences, width, count, products, y.values());
                 done.map_err(|error| match error {
                     LinearError::Shape(shape) => NnError::from(shape),
                     LinearError::Product(error) => NnError::Runtime(format!("attention: {error}")),
                 })?;
             }
         }
-        Ok(y.finish())
+        Ok(self.done(|| OperationKind::Attention(heads), &[("qkv", qkv), ("lengths", lengths)], y.finish()))
     }
 
     /// The mean of each sequence's rows.
@@ -176,11 +180,11 @@ impl Host {
     /// `x` that is not FP32 [T, width], `lengths` that are not I32 `[B]`, each at least 1, with the sum T;
     /// the caller's quota.
     pub fn mean_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
-        let x = Matrix::new("x", x)?;
-        let lengths = ragged(lengths, &x)?;
-        let mut y = Output::new(meter, vec![columns(lengths.sequences())?, x.width])?;
-        self.executor.mean_pool(x.values, &lengths, x.width as usize, y.values())?;
-        Ok(y.finish())
+        let matrix = Matrix::new("x", x)?;
+        let sequences = ragged(lengths, &matrix)?;
+        let mut y = Output::new(meter, vec![columns(sequences.sequences())?, matrix.width])?;
+        self.executor.mean_pool(matrix.values, &sequences, matrix.width as usize, y.values())?;
+        Ok(self.done(|| OperationKind::MeanPool, &[("x", x), ("lengths", lengths)], y.finish()))
     }
 
     /// The first row of each sequence.
@@ -188,11 +192,11 @@ impl Host {
     /// # Errors
     /// As [`Host::mean_pool`].
     pub fn first_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
-        let x = Matrix::new("x", x)?;
-        let lengths = ragged(lengths, &x)?;
-        let mut y = Output::new(meter, vec![columns(lengths.sequences())?, x.width])?;
-        self.executor.first_pool(x.values, &lengths, x.width as usize, y.values())?;
-        Ok(y.finish())
+        let matrix = Matrix::new("x", x)?;
+        let sequences = ragged(lengths, &matrix)?;
+        let mut y = Output::new(meter, vec![columns(sequences.sequences())?, matrix.width])?;
+        self.executor.first_pool(matrix.values, &sequences, matrix.width as usize, y.values())?;
+        Ok(self.done(|| OperationKind::FirstPool, &[("x", x), ("lengths", lengths)], y.finish()))
     }
 
     /// Each row divided by its Euclidean length.
@@ -201,13 +205,13 @@ impl Host {
     /// `x` that is not FP32 [R, width] or is over 66,000 wide, beyond which its integer sums could
     /// overflow; the caller's quota.
     pub fn l2_normalise(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
-        let x = Matrix::new("x", x)?;
-        if x.width as usize > MAX_WIDTH {
-            return Err(NnError::InvalidArgument(format!("`x` has {} columns: at most {MAX_WIDTH}", x.width)));
+        let matrix = Matrix::new("x", x)?;
+        if matrix.width as usize > MAX_WIDTH {
+            return Err(NnError::InvalidArgument(format!("`x` has {} columns: at most {MAX_WIDTH}", matrix.width)));
         }
-        let mut y = Output::new(meter, vec![x.rows, x.width])?;
-        self.executor.l2_normalise(x.values, x.rows as usize, x.width as usize, y.values())?;
-        Ok(y.finish())
+        let mut y = Output::new(meter, vec![matrix.rows, matrix.width])?;
+        self.executor.l2_normalise(matrix.values, matrix.rows as usize, matrix.width as usize, y.values())?;
+        Ok(self.done(|| OperationKind::L2Normalise, &[("x", x)], y.finish()))
     }
 }
 

@@ -118,6 +118,9 @@ pub enum NodeError {
         /// Why.
         source: ostrakon_protocol::TranscriptError,
     },
+    /// Two receipts have too little in common for a dispute.
+    #[error(transparent)]
+    Incomparable(#[from] ostrakon_protocol::dispute::Incomparable),
     /// A request was run again and did not give what its receipt says.
     #[error("this machine does not get what the receipt says: {0}")]
     NotReproduced(String),
@@ -159,7 +162,9 @@ impl NodeError {
     pub fn kind(&self) -> ErrorKind {
         use package::PackageError as P;
         match self {
-            Self::NoPackage { .. } | Self::NoRecipe { .. } | Self::Setting(_) => ErrorKind::Usage,
+            Self::NoPackage { .. } | Self::NoRecipe { .. } | Self::Setting(_) | Self::Incomparable(_) => {
+                ErrorKind::Usage
+            }
             Self::Package(P::NotAPackage { .. } | P::Shards { .. } | P::WouldOverwrite { .. }) => ErrorKind::Usage,
             Self::Package(P::Io { .. } | P::Model(_)) => ErrorKind::Failed,
             Self::Package(_) | Self::Admission { .. } => ErrorKind::Refused,

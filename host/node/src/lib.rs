@@ -11,6 +11,7 @@
 //! 2. [`load`] opens a package, starts the arithmetic, the engine and the tokenizer.
 //! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
 //! 4. [`receipt`] says what a run leaves behind, [`transcript`] what it left out, [`audit`] whether it is right.
+//!    [`trace`] and [`dispute`] settle which of two receipts is wrong, and where.
 //! 5. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
@@ -19,6 +20,7 @@
 pub mod audit;
 pub mod batch;
 pub mod component;
+pub mod dispute;
 pub mod doctor;
 pub mod error;
 pub mod execute;
@@ -32,9 +34,11 @@ pub mod plugins;
 pub mod progress;
 pub mod receipt;
 pub mod recipe;
+mod replay;
 pub mod store;
 pub mod tokenizer_admission;
 pub mod tokens;
+pub mod trace;
 pub mod transcript;
 pub mod trust;
 

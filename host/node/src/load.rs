@@ -16,7 +16,7 @@ use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
 use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits, Plugin, Runtime, SessionId, World};
 use ostrakon_exact::simd::{Executor, Level};
-use ostrakon_nn::{BackendError, Host, ProvenBackend, Tensor};
+use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
 use ostrakon_protocol::{Context, Step};
 use std::collections::BTreeMap;
@@ -116,6 +116,18 @@ impl Model {
         options: &RunOptions,
         backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send,
     ) -> Result<Self, NodeError> {
+        Self::load_observed(directory, policy, home, options, backend, None)
+    }
+
+    /// Likewise, with somebody who is told of every operation.
+    pub(crate) fn load_observed(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+        backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, NodeError> {
         let start = Instant::now();
         thread::scope(|scope| {
             let arithmetic = scope.spawn(|| timed(|| start_arithmetic(options, backend)));
@@ -133,7 +145,11 @@ impl Model {
                 Arithmetic::Cpu => backend.name(),
                 Arithmetic::Reference => "reference",
             };
-            let host = Arc::new(Host::new(executor, backend, Arc::clone(&package) as _));
+            let host = Host::new(executor, backend, Arc::clone(&package) as _);
+            let host = Arc::new(match observer {
+                Some(observer) => host.observed_by(observer),
+                None => host,
+            });
             let bench = Bench { host, limits: options.limits };
             let (blocks, open) = timed(|| open_blocks(&package, &plugins, &bench));
             let blocks = blocks?;

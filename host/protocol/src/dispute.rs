@@ -36,20 +36,17 @@ pub enum Incomparable {
     /// Another package.
     #[error("the receipts are for different packages")]
     Package,
-    /// Another profile.
-    #[error("the receipts are of different profiles: their fuel cannot be compared")]
-    Profile,
     /// Texts in other batches or blocks in another order.
     #[error("the receipts split the request into different batches or blocks: run it again with the same batch size")]
     Split,
-    /// The input of the first block differs, so one was made for another request.
+    /// The input of the first block or the lengths of the texts differ, so one was made for another request.
     #[error("the receipts start batch {batch} from different inputs: audit each of them against the request")]
     Input {
         /// Which batch.
         batch: u32,
     },
     /// A block's input is not the output of the block before.
-    #[error("a receipt is broken in batch {batch}: the input of block `{block}` is not what the block before gave")]
+    #[error("a receipt is broken in batch {batch}: the input of block {block:?} is not what the block before gave")]
     Broken {
         /// Which batch.
         batch: u32,
@@ -58,7 +55,8 @@ pub enum Incomparable {
     },
 }
 
-/// The first block whose claims differ. `None` if all are equal.
+/// The first block on whose output or component the two differ. `None` if there is none; what the receipts say of
+/// the outputs may then still differ. Fuel is left out: see [`other_fuel`].
 ///
 /// # Errors
 /// Receipts that cannot be compared.
@@ -69,9 +67,10 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
     if a.package != b.package {
         return Err(Incomparable::Package);
     }
-    if a.profile != b.profile {
-        return Err(Incomparable::Profile);
+    if a.batches.len() != b.batches.len() {
+        return Err(Incomparable::Split);
     }
+    let texts = |of: &Receipt, batch: u32| Some(of.batches.get(usize::try_from(batch).ok()?)?.texts);
     let mut before: Option<(u32, [Digest; 2])> = None;
     let (mut left, mut right) = (a.steps(), b.steps());
     loop {
@@ -83,6 +82,12 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
         if batch != batch_b || step_a.block != step_b.block {
             return Err(Incomparable::Split);
         }
+        if texts(a, batch) != texts(b, batch) {
+            return Err(Incomparable::Split);
+        }
+        if a.place(batch).map(|place| place.lengths) != b.place(batch).map(|place| place.lengths) {
+            return Err(Incomparable::Input { batch });
+        }
         match before.filter(|(of, _)| *of == batch) {
             Some((_, outputs)) if outputs != [step_a.input, step_b.input] => {
                 return Err(Incomparable::Broken { batch, block: step_a.block.clone() });
@@ -90,12 +95,21 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
             None if step_a.input != step_b.input => return Err(Incomparable::Input { batch }),
             _ => {}
         }
-        if (step_a.output, step_a.fuel, step_a.component) != (step_b.output, step_b.fuel, step_b.component) {
+        if (step_a.output, step_a.component) != (step_b.output, step_b.component) {
             let sides = [(node_a, step_a.clone()), (node_b, step_b.clone())];
             return Ok(Some(Difference { batch, block: step_a.block.clone(), sides }));
         }
         before = Some((batch, [step_a.output, step_b.output]));
     }
+}
+
+/// The first block that cost the two different fuel, with what it cost each, where the receipts can be compared.
+///
+/// It accuses nobody: beside block and input, fuel depends on the profile and on what an instance of the component
+/// did before (its memory has grown already, say).
+pub fn other_fuel(a: &Receipt, b: &Receipt) -> Option<(u32, String, [u64; 2])> {
+    let mut steps = a.steps().zip(b.steps());
+    steps.find_map(|((batch, _, a), (_, _, b))| (a.fuel != b.fuel).then(|| (batch, a.block.clone(), [a.fuel, b.fuel])))
 }
 
 /// What both sides answered for a prefix.
@@ -172,7 +186,7 @@ pub enum Finding {
     /// The receipts agree.
     #[n(0)]
     NoDifference,
-    /// The operation, run by the referee, gave what this side claims.
+    /// What the referee ran gave what this side claims. It says nothing of what this side did afterwards.
     #[n(1)]
     Right {
         /// Who was right.
@@ -201,6 +215,20 @@ pub enum Finding {
     },
 }
 
+/// The operation on which two sides part: both name it and its inputs alike.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Disputed {
+    /// Its place in the block, counted from 0.
+    #[n(0)]
+    pub at: u32,
+    /// What it is.
+    #[n(1)]
+    pub name: String,
+    /// Of the tensors that go in.
+    #[n(2)]
+    pub inputs: Vec<(String, Digest)>,
+}
+
 /// All that happened in a dispute.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Dispute {
@@ -216,14 +244,17 @@ pub struct Dispute {
     /// What was asked of both.
     #[n(3)]
     pub asked: Vec<Answered>,
-    /// The operation on which they part.
+    /// The operation on which they part. Without one, the block as a whole was judged.
     #[n(4)]
-    pub operation: Option<String>,
-    /// What the referee got for it.
+    pub operation: Option<Disputed>,
+    /// The output of that operation, or of the block, as each side claims it.
     #[n(5)]
+    pub claimed: Option<[Digest; 2]>,
+    /// What the referee got for it.
+    #[n(6)]
     pub exact: Option<Digest>,
     /// The decision.
-    #[n(6)]
+    #[n(7)]
     pub finding: Finding,
 }
 

@@ -49,7 +49,7 @@ pub enum DecodeError {
         kind: &'static str,
     },
     /// Another kind of document, or none.
-    #[error("this is not a {kind}{}", found.as_ref().map(|f| format!(" but a {f}")).unwrap_or_default())]
+    #[error("this is not an {kind}{}", found.as_ref().map(|f| format!(" but an {f}")).unwrap_or_default())]
     Kind {
         /// What it should be.
         kind: &'static str,
@@ -118,7 +118,9 @@ pub fn decode<T: Document>(bytes: &[u8]) -> Result<T, DecodeError> {
         _ => None,
     };
     if found != Some(kind) {
-        let found = found.filter(|f| f.starts_with("ostrakon") && f.len() < 64).map(str::to_owned);
+        // Shown to people, so nothing but what our own kinds are made of.
+        let plain = |f: &&str| f.len() < 64 && f.bytes().all(|b| b.is_ascii_lowercase() || b == b' ');
+        let found = found.filter(|f| f.starts_with("ostrakon")).filter(plain).map(str::to_owned);
         return Err(DecodeError::Kind { kind, found });
     }
     let malformed = |e: minicbor::decode::Error| DecodeError::Malformed { kind, reason: e.to_string() };

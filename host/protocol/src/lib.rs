@@ -13,7 +13,7 @@
 //! 3. [`request`] and [`receipt`]: what was asked, and what each node answers for.
 //! 4. [`transcript`]: the integer products of blocks, for an audit that checks instead of computing.
 //! 5. [`trace`] and [`dispute`]: the digests of a block's operations, and how two nodes that disagree are
-//!    led to the first operation that differs.
+//!    led to the first operation that differs; [`trace_file`]: the operands beside the digests.
 //! 6. [`quorum`]: commit, then reveal, so that nobody votes by copying.
 
 pub mod digest;
@@ -24,6 +24,7 @@ pub mod quorum;
 pub mod receipt;
 pub mod request;
 pub mod trace;
+pub mod trace_file;
 pub mod transcript;
 
 pub use digest::{Context, Digest};
@@ -31,5 +32,6 @@ pub use encoding::{DecodeError, Document, decode, encode};
 pub use key::{PublicKey, Purpose, Signature, SigningKey};
 pub use receipt::{Batch, Leg, Place, Receipt, SignedReceipt, Step};
 pub use request::Request;
-pub use trace::{Operation, Trace};
+pub use trace::{Operation, SignedTrace, Trace};
+pub use trace_file::{StoredTensor, TraceFile, TraceFileError};
 pub use transcript::{BlockContent, BlockRange, BlockTranscript, Transcript, TranscriptError};

@@ -299,3 +299,6 @@ fn seat<'a>(
     }
     seats.get_mut(node).ok_or(Ignored::Stranger)
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,13 +71,27 @@ impl Trace {
 
     /// What stands for the first `count` operations, or for all if there are fewer.
     pub fn prefix(&self, count: usize) -> Digest {
-        self.operations.iter().take(count).fold(self.start(), |before, operation| after(&before, operation))
+        self.operations
+            .iter()
+            .take(count)
+            .fold(start(self.batch, &self.block), |before, operation| after(&before, operation))
     }
 
-    /// What stands for no operation at all: the block in question.
-    fn start(&self) -> Digest {
-        Digest::of(Context::PREFIX, &content(&(&self.batch, &self.block)))
+    /// What stands for each number of operations, from none to all.
+    pub fn prefixes(&self) -> Vec<Digest> {
+        let mut last = start(self.batch, &self.block);
+        let next = self.operations.iter().map(|operation| {
+            last = after(&last, operation);
+            last
+        });
+        let next: Vec<Digest> = next.collect();
+        [vec![start(self.batch, &self.block)], next].concat()
     }
+}
+
+/// What stands for no operation at all: the block in question.
+pub fn start(batch: u32, block: &str) -> Digest {
+    Digest::of(Context::PREFIX, &content(&(batch, block)))
 }
 
 /// The prefix that follows `before` by one operation.
@@ -96,5 +110,71 @@ impl SignedTrace {
     #[must_use]
     pub fn is_signed(&self) -> bool {
         self.node.signed(Purpose::TRACE, &self.trace.digest(), &self.signature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(name: &str, output: u8) -> Operation {
+        let digest = Digest::from_bytes([output; 32]);
+        Operation { name: name.to_owned(), inputs: vec![("x".to_owned(), digest)], output: digest }
+    }
+
+    fn trace(operations: Vec<Operation>) -> Trace {
+        Trace { receipt: Digest::from_bytes([9; 32]), batch: 1, block: "blocks.0".to_owned(), operations }
+    }
+
+    #[test]
+    fn a_prefix_stands_for_everything_in_it_and_nothing_after() {
+        let honest = trace((0..5).map(|i| operation("gelu", i)).collect());
+        let prefixes = honest.prefixes();
+        assert_eq!(prefixes.len(), 6);
+        for (count, prefix) in prefixes.iter().enumerate() {
+            assert_eq!(honest.prefix(count), *prefix);
+        }
+        assert_eq!(honest.prefix(100), prefixes[5]);
+        let changes: [fn(&mut Operation); 4] = [
+            |o| o.name.push('x'),
+            |o| o.inputs[0].0.push('x'),
+            |o| o.inputs[0].1 = Digest::from_bytes([77; 32]),
+            |o| o.output = Digest::from_bytes([77; 32]),
+        ];
+        for at in 0..5 {
+            for change in changes {
+                let mut other = honest.clone();
+                change(&mut other.operations[at]);
+                let equal = other.prefixes().iter().zip(&prefixes).take_while(|(a, b)| a == b).count();
+                assert_eq!(equal, at + 1);
+                assert!(other.prefixes().iter().zip(&prefixes).skip(at + 1).all(|(a, b)| a != b));
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_of_one_block_on_one_batch() {
+        let this = trace(vec![]);
+        assert_ne!(this.prefix(0), Trace { batch: 2, ..this.clone() }.prefix(0));
+        assert_ne!(this.prefix(0), Trace { block: "blocks.1".to_owned(), ..this }.prefix(0));
+    }
+
+    #[test]
+    fn a_signature_covers_receipt_place_and_operations() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let signed = SignedTrace::sign(&key, trace(vec![operation("gelu", 1)]));
+        assert!(signed.is_signed());
+        let changes: [fn(&mut SignedTrace); 5] = [
+            |s| s.node = SigningKey::from_seed(&[2; 32]).public(),
+            |s| s.trace.receipt = Digest::from_bytes([8; 32]),
+            |s| s.trace.batch = 0,
+            |s| s.trace.block.push('0'),
+            |s| s.trace.operations.clear(),
+        ];
+        for change in changes {
+            let mut other = signed.clone();
+            change(&mut other);
+            assert!(!other.is_signed());
+        }
     }
 }

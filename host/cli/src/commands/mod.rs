@@ -2,11 +2,13 @@
 
 mod answer;
 mod audit;
+mod dispute;
 mod doctor;
 mod inspect;
 mod pack;
 mod plugin;
 mod run;
+mod trace;
 mod transcript;
 mod trust;
 
@@ -26,6 +28,8 @@ pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
         Command::Pack(args) => pack::run(args, json),
         Command::Run(args) => run::run(args, json, start),
         Command::Audit(args) => return audit::run(args, json),
+        Command::Dispute(args) => return dispute::run(&args, json),
+        Command::Trace(args) => trace::run(&args, json),
         Command::Transcript(args) => transcript::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Doctor(args) => doctor::run(&args, json),
