@@ -4,7 +4,7 @@
 
 use ostrakon_node::{Model, NodeError, progress};
 use ostrakon_package::{Digest, ImportedModel};
-use ostrakon_tests::forge::{Loose, Signers, TINY, operations};
+use ostrakon_tests::forge::{Loose, Shape, Signers, operations};
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Random, Tiny, block_bert, block_name, key, model, policy, quick};
 use ostrakon_tests::trial::{Auditors, Counts, Outcome};
 use std::path::Path;
@@ -66,8 +66,8 @@ fn agree(a: &Loose, b: &Loose) -> bool {
 
 /// The totals of an operation.
 fn totals_of(run: &Loose, place: usize, operation: &str) -> Vec<u8> {
-    let part = run.parts.iter().find(|part| part.place() == place).unwrap();
-    let operations = operations(TINY, &part.block, &part.lengths);
+    let part = run.parts.iter().find(|part| part.block == block_name(place)).unwrap();
+    let operations = operations(&Shape::tiny(), &part.block, &part.lengths);
     let (_, range) = operations.into_iter().find(|(name, _)| name == operation).unwrap();
     part.products[range].to_vec()
 }

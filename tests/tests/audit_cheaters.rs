@@ -6,7 +6,7 @@ use ostrakon_node::audit::Choice;
 use ostrakon_node::{Model, progress};
 use ostrakon_package::ImportedModel;
 use ostrakon_protocol::{Digest, Request, SignedReceipt};
-use ostrakon_tests::forge::{Claimed, Loose, Signers, TINY, operations};
+use ostrakon_tests::forge::{Claimed, Loose, Shape, Signers, operations};
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Tiny, WIDE, WIDTH, block_bert, block_name, key, model, quick};
 use ostrakon_tests::trial::{Auditors, Outcome};
 
@@ -169,7 +169,7 @@ fn errors_that_cancel() {
     let lengths = right.parts[1].lengths.clone();
     for place in 1..=ENCODERS {
         let block = block_name(place);
-        for (operation, range) in operations(TINY, &block, &lengths) {
+        for (operation, range) in operations(&Shape::tiny(), &block, &lengths) {
             let columns = match operation.rsplit('.').next().unwrap() {
                 "qkv" => 3 * WIDTH,
                 "up" => WIDE,
@@ -408,4 +408,32 @@ fn the_first_who_is_wrong_is_accused_and_not_who_comes_after() {
         let after: Vec<usize> = (place + 1..BLOCKS).collect();
         assert_eq!(scene.auditors.freivalds_of(&claimed, &Choice::Blocks(after)), Outcome::Accept);
     }
+}
+
+/// An auditor who audits on after a rejection uses other vectors than those by which somebody was caught.
+#[test]
+fn nobody_learns_the_vectors_in_use() {
+    let scene = &mut Scene::new();
+    let right = scene.run(&TEXTS, None);
+    let signers = Signers::three(2);
+    let directory = ostrakon_node::audit::vectors::directory(&scene.tiny.home(), &scene.honest.digest());
+    let vectors = || -> Option<Vec<Vec<u8>>> {
+        let mut paths: Vec<_> = std::fs::read_dir(&directory).ok()?.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        Some(paths.iter().map(|path| std::fs::read(path).unwrap()).collect())
+    };
+    let honest = right.sign(&signers);
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    let before = vectors().unwrap();
+    assert_eq!(before.len(), 4 * ENCODERS);
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    assert_eq!(vectors().unwrap(), before, "kept from audit to audit");
+    let mut wrong = right.clone();
+    wrong.part(0, 1).products[3] ^= 1;
+    assert!(matches!(scene.auditors.freivalds(&wrong.sign(&signers)), Outcome::Reject { .. }));
+    assert_eq!(vectors(), None, "gone after a rejection");
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    let after = vectors().unwrap();
+    assert_eq!(after.len(), before.len());
+    assert!(after.iter().zip(&before).all(|(after, before)| after != before));
 }
