@@ -1,6 +1,6 @@
 //! Nodes that run something else than the package they name: a bit of a weight, fewer bits of all weights,
 //! another component, another setting. Each is caught at the block, and by Freivalds at the operation.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::{Model, NodeError, progress};
 use ostrakon_package::{Digest, ImportedModel};

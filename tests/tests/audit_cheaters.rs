@@ -1,6 +1,6 @@
 //! Those who cheat with thought: every digest and signature fits, and still each is caught, at the right place,
 //! and never at the cost of somebody honest.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::Choice;
 use ostrakon_node::{Model, progress};
@@ -436,4 +436,20 @@ fn nobody_learns_the_vectors_in_use() {
     let after = vectors().unwrap();
     assert_eq!(after.len(), before.len());
     assert!(after.iter().zip(&before).all(|(after, before)| after != before));
+}
+
+/// A leg without blocks in the name of a node that had no part in it.
+#[test]
+fn a_part_that_nobody_took() {
+    let scene = &mut Scene::new();
+    let right = scene.run(&TEXTS, None);
+    let signers = Signers::three(2);
+    let mut receipt = right.sign(&signers).signed.receipt;
+    let mut empty = receipt.batches[0].legs[0].clone();
+    empty.node = key(77).public();
+    empty.steps.clear();
+    receipt.batches[0].legs.push(empty);
+    let signed = SignedReceipt::sign(&signers.issuer, receipt, right.asked.clone());
+    let outcome = scene.auditors.replay(&signed);
+    assert!(matches!(outcome, Outcome::Indeterminate(_)), "{outcome:?}");
 }

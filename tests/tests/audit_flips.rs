@@ -2,7 +2,7 @@
 //! Each is caught by the audit that should catch it, and nobody is accused of what he did not sign.
 //!
 //! Bits are drawn with fixed seeds; how many of each kind were caught, and how, is printed.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::{Choice, Given};
 use ostrakon_node::{Verdict, progress};

@@ -1,6 +1,6 @@
 //! Audits of MiniLM: every way to audit accepts what was honestly run, however it was run; and flipped bits are
 //! found where they are.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::{Choice, Method};
 use ostrakon_node::transcript::{self, Rerun};
