@@ -253,12 +253,12 @@ fn an_issuer_who_puts_it_together_wrongly() {
     let scene = &mut Scene::new();
     let right = scene.run(&TEXTS, Some(1));
     // Outputs in another order, one twice, one too many, one too few, none.
-    let reordered: [&dyn Fn(&mut Vec<Digest>); 5] = [
-        &|outputs| outputs.swap(0, 1),
-        &|outputs| outputs[2] = outputs[0],
-        &|outputs| outputs.push(outputs[0]),
-        &|outputs| outputs.truncate(2),
-        &|outputs| outputs.clear(),
+    let reordered: [fn(&mut Vec<Digest>); 5] = [
+        |outputs| outputs.swap(0, 1),
+        |outputs| outputs[2] = outputs[0],
+        |outputs| outputs.push(outputs[0]),
+        |outputs| outputs.truncate(2),
+        |outputs| outputs.clear(),
     ];
     for change in reordered {
         let mut run = right.clone();
