@@ -18,6 +18,7 @@ GOALS = [  # (what, ratio or figure, at most)
     ("block in WebAssembly against the same operations called natively", "ratio_native_128", 1.03),
     ("process start to first answer, ms", "start_ms", 300),
     ("peak memory against 2 x package + 100 MB", "memory_ratio", 1.0),
+    ("run with a receipt against run without, user CPU of the process, 8 texts of 256 tokens", "receipt_ratio", 1.02),
 ]
 
 
@@ -84,6 +85,21 @@ def compare(engines, batch, tokens, rounds, runs):
     return rows
 
 
+def receipt_ratio(run, rounds):
+    """User CPU time of a process that writes a receipt beside one that does not, in turn."""
+    text = " ".join(["word"] * 254)
+    plain = run + ["--json", "--threads", "1"] + ["--text", text] * 8
+    times = [[], []]
+    for _ in range(rounds):
+        for taken, more in zip(times, ([], ["--receipt", os.devnull])):
+            process = subprocess.Popen(plain + more, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status != 0:
+                sys.exit(f"ostrakon run: exit status {status}")
+            taken.append(usage.ru_utime)
+    return statistics.median(with_ / without for without, with_ in zip(*times))
+
+
 def whole_process(command, runs):
     """Wall time in ms and peak memory in MB of a whole process, warm."""
     walls, peaks = [], []
@@ -108,6 +124,7 @@ def main():
     a = a.parse_args()
 
     # First, while this process is small: a child's peak counts from its parent's size at the fork.
+    receipt = receipt_ratio([a.ostrakon, "run", a.package], 15)
     start_ms, peak_mb = whole_process([a.ostrakon, "run", a.package, "--json", "--text", "A man is eating food."], 10)
 
     folder = os.path.dirname(os.path.abspath(a.out))
@@ -140,7 +157,7 @@ def main():
     if table is None:
         return
     report.update(ratio_plain_128=table["onnxruntime f32"]["ours_over_it"], ratio_fused_128=table["onnxruntime f32 fused"]["ours_over_it"],
-                  ratio_native_128=table["ostrakon, operations called natively"]["ours_over_it"], start_ms=start_ms,
+                  ratio_native_128=table["ostrakon, operations called natively"]["ours_over_it"], start_ms=start_ms, receipt_ratio=receipt,
                   peak_mb=peak_mb, package_mb=package_mb, memory_ratio=peak_mb / (2 * package_mb + 100))
     print(f"process start to first answer: {start_ms:.0f} ms; peak memory {peak_mb:.0f} MB; package {package_mb:.1f} MB\n")
     for what, key, goal in GOALS:

@@ -54,6 +54,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Via::Native => native.forward(ids, &lengths)?,
             };
             ms.push(start.elapsed().as_secs_f64() * 1e3);
+            // As a server does between requests.
+            model.make_ready()?;
             let width = output.dims().last().map_or(1, |&width| width as usize);
             embeddings = output.as_f32()?.chunks(width.max(1)).map(<[f32]>::to_vec).collect();
         }

@@ -111,6 +111,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) receipt: Option<PathBuf>,
 
+    /// Leave the texts out of the receipt's file: an auditor is given them apart
+    #[arg(long, requires = "receipt")]
+    pub(crate) texts_apart: bool,
+
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 

@@ -213,6 +213,8 @@ pub struct Evidence {
     pub seals: Vec<Seal>,
     /// The package's blocks, in order.
     pub blocks: Vec<Block>,
+    /// How many texts the request has. `None`: unknown.
+    pub texts: Option<u32>,
     /// For each batch, what the request makes of it here. `None`: unknown.
     pub inputs: Vec<Option<Input>>,
     /// For each step of the claim.

@@ -98,6 +98,7 @@ fn honest() -> (Claim, Evidence) {
             seal("the block of node 2", "node 2", None, Some("blocks.2")),
         ],
         blocks: BLOCKS.map(|name| Block { name: name.to_owned(), component: digest("component") }).into(),
+        texts: Some(3),
         inputs: (0..2).map(|b| Some(Input { rows: digest(&format!("{b} before 0")), lengths: lengths(b) })).collect(),
         steps: steps
             .iter()
@@ -306,6 +307,15 @@ fn broken_order_is_the_issuer_s() {
 fn an_answer_that_is_not_of_its_outputs_is_the_issuer_s() {
     let verdict = but(|claim, _| claim.answer = digest("another"));
     assert_rejected(&verdict, "issuer", None, None, &[&hex("another"), &hex("answer")]);
+}
+
+#[test]
+fn an_answer_to_a_part_of_the_request_is_the_issuer_s() {
+    let verdict = but(|_, evidence| {
+        evidence.texts = Some(4);
+        evidence.outputs = None;
+    });
+    assert_rejected(&verdict, "issuer", None, None, &["4 texts", "outputs for 3"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits
 use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::{BackendError, Host, ProvenBackend, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
-use ostrakon_protocol::Step;
+use ostrakon_protocol::{Context, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,6 @@ pub struct Model {
     pub(crate) tokens: Tokens,
     pub(crate) profile: Digest,
     pub(crate) backend: &'static str,
-    pub(crate) arithmetic: Arithmetic,
     pub(crate) blocks: Vec<OpenBlock>,
     pub(crate) bench: Bench,
     pub(crate) load: LoadTimes,
@@ -140,16 +139,7 @@ impl Model {
             let blocks = blocks?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
-            Ok(Self {
-                package,
-                tokens: tokens?,
-                profile,
-                backend: backend_name,
-                arithmetic: options.arithmetic,
-                blocks,
-                bench,
-                load,
-            })
+            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, blocks, bench, load })
         })
     }
 
@@ -189,11 +179,6 @@ impl Model {
     /// The digest of the determinism profile: equal profiles give equal fuel.
     pub const fn profile(&self) -> Digest {
         self.profile
-    }
-
-    /// What does its arithmetic.
-    pub(crate) const fn arithmetic(&self) -> Arithmetic {
-        self.arithmetic
     }
 
     /// The package's manifest.
@@ -260,25 +245,30 @@ type Plugged = BTreeMap<String, Plugin>;
 
 fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(Digest, Plugged), NodeError> {
     let runtime = runtime(home, options)?;
+    let mut profile = Digest::from_bytes(*runtime.profile().digest().as_bytes());
+    let reference = match options.arithmetic {
+        Arithmetic::Cpu => None,
+        Arithmetic::Reference => Some(Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?),
+    };
+    if let Some(reference) = &reference {
+        // Guest instructions in place of charged host calls: the same bytes for other fuel.
+        let parts = [profile.as_bytes().as_slice(), Digest::of_content(reference).as_bytes()].concat();
+        profile = Digest::of(Context::REFERENCE_PROFILE, &parts);
+    }
     let mut plugins = BTreeMap::new();
     for entry in &package.manifest().components {
         let Some(bytes) = package.component(&entry.name) else { continue };
-        let admitted = match options.arithmetic {
-            Arithmetic::Cpu => runtime.admit(bytes, World::ModelBlock),
-            Arithmetic::Reference => {
-                runtime.admit(&with_reference(&entry.name, bytes, options)?, World::ReferenceBlock)
+        let admitted = match &reference {
+            None => runtime.admit(bytes, World::ModelBlock),
+            Some(reference) => {
+                let composed = crate::component::compose(&entry.name, bytes, reference)?;
+                runtime.admit(&composed, World::ReferenceBlock)
             }
         };
         let plugin = admitted.map_err(|source| NodeError::Admission { name: entry.name.clone(), source })?;
         plugins.insert(entry.name.clone(), plugin);
     }
-    Ok((Digest::from_bytes(*runtime.profile().digest().as_bytes()), plugins))
-}
-
-/// The block as the package has it, with its arithmetic replaced by the reference component.
-fn with_reference(name: &str, block: &[u8], options: &RunOptions) -> Result<Vec<u8>, NodeError> {
-    let reference = Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?;
-    crate::component::compose(name, block, &reference)
+    Ok((profile, plugins))
 }
 
 fn open_blocks(package: &Package, plugins: &Plugged, bench: &Bench) -> Result<Vec<OpenBlock>, NodeError> {

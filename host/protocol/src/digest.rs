@@ -15,6 +15,8 @@ pub struct Context(&'static str);
 impl Context {
     /// The bytes of a `package.toml`, which names all other files by their digests.
     pub const PACKAGE: Self = Self("ostrakon 2026 package manifest v1");
+    /// A profile whose arithmetic is done by a component: the profile and the component's digest.
+    pub const REFERENCE_PROFILE: Self = Self("ostrakon 2026 reference profile v1");
     /// A tensor that crosses the border of a block: see [`Digest::of_tensor`].
     pub const TENSOR: Self = Self("ostrakon 2026 tensor v1");
     /// The output for one text.

@@ -81,8 +81,14 @@ pub(crate) fn check_order(claim: &Claim, evidence: &Evidence) -> Result<(), Verd
     }
 }
 
-/// The claim fits itself.
+/// The claim fits itself, and answers all of the request.
 pub(crate) fn check_answer(claim: &Claim, evidence: &Evidence) -> Result<(), Verdict> {
+    if let Some(texts) = evidence.texts
+        && usize::try_from(texts) != Ok(claim.outputs.len())
+    {
+        let reason = format!("the request has {texts} texts, the receipt has outputs for {}", claim.outputs.len());
+        return Err(reject_issuer(claim, None, None, reason));
+    }
     if claim.answer == evidence.answer {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! `ostrakon audit`.
 
-use super::{grouped, home, policy, write_json};
+use super::{grouped, home, plain, policy, write_json};
 use crate::args::{AuditArgs, EngineArg};
 use crate::input;
 use crate::problem::Problem;
@@ -201,7 +201,7 @@ fn show(report: &AuditReport) -> Result<(), Problem> {
     match &report.verdict {
         Verdict::Accept(_) => {}
         Verdict::Reject(accused) => {
-            writeln!(out, "{} {}", entry("node"), style.strong(&accused.node))?;
+            writeln!(out, "{} {}", entry("node"), style.strong(&plain(&accused.node)))?;
             let place = [
                 accused.batch.map(|batch| format!("batch {batch}")),
                 accused.block.as_ref().map(|block| format!("block {block}")),
@@ -209,13 +209,13 @@ fn show(report: &AuditReport) -> Result<(), Problem> {
             ];
             let place: Vec<String> = place.into_iter().flatten().collect();
             if !place.is_empty() {
-                writeln!(out, "{} {}", entry("where"), place.join(", "))?;
+                writeln!(out, "{} {}", entry("where"), plain(&place.join(", ")))?;
             }
-            writeln!(out, "{} {}", entry("reason"), accused.reason)?;
+            writeln!(out, "{} {}", entry("reason"), plain(&accused.reason))?;
         }
         Verdict::Indeterminate(reasons) => {
             for reason in reasons {
-                writeln!(out, "{} {reason}", entry("because"))?;
+                writeln!(out, "{} {}", entry("because"), plain(reason))?;
             }
         }
     }

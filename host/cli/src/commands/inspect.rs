@@ -1,6 +1,6 @@
 //! `ostrakon inspect`.
 
-use super::{grouped, home, size, write_json};
+use super::{grouped, home, plain, size, write_json};
 use crate::args::InspectArgs;
 use crate::problem::Problem;
 use crate::style::Style;
@@ -113,7 +113,7 @@ fn write_receipt(out: &mut dyn Write, report: &ReceiptReport) -> io::Result<()> 
             out,
             "  {} {:<14} {} -> {}  {} fuel",
             entry(&format!("batch {}", step.batch)),
-            step.block,
+            plain(&step.block),
             short(&step.input),
             short(&step.output),
             grouped(step.fuel)
@@ -124,7 +124,7 @@ fn write_receipt(out: &mut dyn Write, report: &ReceiptReport) -> io::Result<()> 
     nodes.sort_unstable();
     nodes.dedup();
     for (node, signed, backend) in nodes {
-        writeln!(out, "  {} {} {node}, on {backend}", entry("blocks"), holds(signed))?;
+        writeln!(out, "  {} {} {node}, on {}", entry("blocks"), holds(signed), plain(backend))?;
     }
     Ok(())
 }

@@ -63,6 +63,11 @@ fn write_json(value: &impl Serialize) -> Result<(), Problem> {
     Ok(out.flush()?)
 }
 
+/// A text of somebody else's, for the terminal: without anything that a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Bytes, for people.
 fn size(bytes: u64) -> String {
     match bytes {

@@ -34,8 +34,9 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
         None => model.run(&input.texts, most, &watch).map(|answer| (answer, None)),
     };
     progress.finish();
-    let (answer, signed) = answer?;
-    if let (Some(path), Some(signed)) = (&args.receipt, &signed) {
+    let (answer, mut signed) = answer?;
+    if let (Some(path), Some(signed)) = (&args.receipt, &mut signed) {
+        signed.request = signed.request.take().filter(|_| !args.texts_apart);
         receipt::write(path, signed)?;
     }
 

@@ -260,8 +260,6 @@ impl Executor {
                 for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
                     scale_row_u8(self.level, totals, row, layer, out);
                 }
-                self.scratch.codes_u8.put(codes);
-                self.scratch.totals_u8.put(totals);
             }
             Activation::U16 => {
                 let mut codes = self.scratch.codes_u16.take(x.len());
@@ -274,8 +272,6 @@ impl Executor {
                 for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
                     scale_row_u16(self.level, totals, row, layer, out);
                 }
-                self.scratch.codes_u16.put(codes);
-                self.scratch.totals_u16.put(totals);
             }
         }
         Ok(())

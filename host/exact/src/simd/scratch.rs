@@ -3,6 +3,7 @@
 //! They are megabytes, live as long as one product, and would have to be mapped and cleared for each. Whoever
 //! takes a buffer writes all of it before reading any.
 
+use core::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
 /// Most elements of a buffer that is kept.
@@ -17,24 +18,48 @@ pub(super) struct Scratch {
     pub(super) totals_u16: Kept<i64>,
 }
 
-/// A buffer that is kept between uses.
+/// A buffer that is kept between uses, as long as the longest of them.
 #[derive(Default)]
 pub(super) struct Kept<T>(Mutex<Vec<T>>);
 
 impl<T: Copy + Default> Kept<T> {
-    /// A buffer of this length, with whatever is in it.
-    pub(super) fn take(&self, len: usize) -> Vec<T> {
+    /// `len` elements, with whatever is in them.
+    pub(super) fn take(&self, len: usize) -> Taken<'_, T> {
         let mut buffer = self.0.lock().map(|mut kept| core::mem::take(&mut *kept)).unwrap_or_default();
-        buffer.resize(len, T::default());
-        buffer
+        if buffer.len() < len {
+            buffer.resize(len, T::default());
+        }
+        Taken { buffer, len, from: self }
     }
+}
 
-    /// Keep a buffer for the next.
-    pub(super) fn put(&self, buffer: Vec<T>) {
-        if buffer.capacity() <= LARGEST
-            && let Ok(mut kept) = self.0.lock()
+/// A buffer in use. Dropped, it is kept for the next.
+pub(super) struct Taken<'a, T> {
+    buffer: Vec<T>,
+    len: usize,
+    from: &'a Kept<T>,
+}
+
+impl<T> Deref for Taken<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl<T> DerefMut for Taken<'_, T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.buffer.get_mut(..self.len).unwrap_or_default()
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        if self.buffer.len() <= LARGEST
+            && let Ok(mut kept) = self.from.0.lock()
         {
-            *kept = buffer;
+            *kept = core::mem::take(&mut self.buffer);
         }
     }
 }

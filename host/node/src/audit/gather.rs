@@ -15,7 +15,6 @@ use super::evidence::{BlockEvidence, Evidence};
 use crate::error::NodeError;
 use crate::execute::{inputs, rows};
 use crate::load::Model;
-use crate::options::Arithmetic;
 use crate::progress::{Event, Watcher};
 use crate::receipt::tensor_digest;
 use crate::tokens::Tokenised;
@@ -38,6 +37,7 @@ pub(super) struct Gathering<'a> {
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) missing: Vec<String>,
+    pub(super) texts: Option<u32>,
     pub(super) inputs: Vec<Option<Input>>,
     pub(super) steps: Vec<Observation>,
     pub(super) outputs: Option<Vec<Digest>>,
@@ -70,12 +70,14 @@ impl Gathering<'_> {
         if tokenised.is_none() {
             found.missing.push("the request is not known: give its texts with --text or --input".into());
         }
+        found.texts = tokenised.as_ref().map(|texts| u32::try_from(texts.len()).unwrap_or(u32::MAX));
         let mut rest = tokenised.as_deref();
         let mut outputs = Some(Vec::new());
         let mut stopped = false;
         for (at, batch) in (0..).zip(&signed.receipt.batches) {
             let texts;
-            (texts, rest) = match rest.and_then(|rest| rest.split_at_checked(batch.texts as usize)) {
+            // A receipt that claims more texts than there are gets those that are left, which are other inputs.
+            (texts, rest) = match rest.map(|rest| rest.split_at(rest.len().min(batch.texts as usize))) {
                 Some((texts, rest)) => (Some(texts), Some(rest)),
                 None => (None, None),
             };
@@ -178,7 +180,7 @@ impl Gathering<'_> {
 
     /// Whether fuel can be compared.
     fn is_comparable(&self) -> bool {
-        self.model.profile() == self.signed.receipt.profile && self.model.arithmetic() == Arithmetic::Cpu
+        self.model.profile() == self.signed.receipt.profile
     }
 
     fn replay(&mut self, job: Job<'_>) -> Result<Looked, String> {

@@ -40,11 +40,12 @@ impl Judge {
         model: &Model,
         found: Gathered,
     ) -> Result<Judged, NodeError> {
-        let Gathered { missing, inputs, steps, outputs, .. } = found;
+        let Gathered { missing, texts, inputs, steps, outputs, .. } = found;
         let evidence = Evidence {
             missing,
             seals: seals(signed),
             blocks: blocks(model),
+            texts,
             inputs,
             steps,
             outputs: outputs.map(|outputs| outputs.into_iter().map(word).collect()),

@@ -23,7 +23,7 @@ pub use evidence::Evidence;
 
 use crate::error::NodeError;
 use crate::load::Model;
-use crate::options::{Arithmetic, RunOptions};
+use crate::options::RunOptions;
 use crate::plugins::{Plugins, VERIFIER};
 use crate::progress::{Event, Watcher};
 use crate::transcript::keeping;
@@ -179,10 +179,12 @@ impl Auditing {
         let mut notes = Vec::new();
         let texts = texts(signed, given, &mut notes);
         let chosen = choose(receipt, choice)?;
-        if self.model.arithmetic() == Arithmetic::Reference {
-            notes.push("fuel was not compared: the reference arithmetic costs other fuel".into());
-        } else if self.model.profile() != receipt.profile {
-            notes.push("fuel was not compared: the receipt is of another determinism profile".into());
+        if self.model.profile() != receipt.profile {
+            notes.push(format!(
+                "fuel was not compared: the receipt is of the profile {}, this audit of {}",
+                receipt.profile,
+                self.model.profile()
+            ));
         }
         watch(Event::Step(match self.method {
             Method::Replay => "running blocks".into(),
