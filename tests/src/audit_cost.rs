@@ -1,22 +1,21 @@
-//! What an audit costs beside the run it checks, in CPU time of one process, on one thread.
+//! What an audit costs beside the run it checks, in user CPU time of one process, on one thread.
 //!
 //! usage: audit-cost PACKAGE [PLUGINS]
 //!
 //! For texts of several lengths: the run, the run with a receipt, a replay, and an audit by Freivalds from the
-//! transcript, in turn, many times; medians. Vectors are made before. `kernel` costs are those of
+//! transcript, in turn, many times; means. Vectors are made before. `kernel` costs are those of
 //! `cargo run --release -p ostrakon-exact --example audit_speed`.
 #![allow(clippy::print_stdout, reason = "a table is what it is for")]
 
-use cpu_time::ProcessTime;
+use nix::sys::resource::{UsageWho, getrusage};
 use ostrakon_node::audit::{AuditOptions, Auditing, Choice, Evidence, Given, Method};
 use ostrakon_node::transcript::{self, Rerun};
 use ostrakon_node::{Home, Model, NodeError, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress};
 use ostrakon_package::SigningKey;
 use std::path::Path;
-use std::time::Duration;
 
 /// Times that everything is done.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 40;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1);
@@ -32,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut freivalds = Auditing::open(package, &home, &options(Method::Freivalds))?;
     let directory = tempfile::tempdir()?;
 
-    println!("CPU milliseconds on one thread, medians of {ROUNDS}; in brackets: beside the run\n");
+    println!("user CPU milliseconds on one thread, means of {ROUNDS} in turn; in brackets: beside the run\n");
     println!(
         "{:>7} {:>9} {:>18} {:>18} {:>18} {:>12}",
         "tokens", "run", "with receipt", "replay", "freivalds", "transcript"
@@ -46,13 +45,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let written = transcript::write(&rerun, &|_| true, &file, &progress::unwatched)?;
         let evidence = Evidence::open(&file, &signed.receipt)?;
         let given = Given { transcript: Some(&evidence), ..Given::default() };
-        let mut times: [Vec<Duration>; 4] = Default::default();
+        let mut times = [0.0; 4];
         for _ in 0..ROUNDS {
-            let mut one = |at: usize, work: &mut dyn FnMut() -> Result<(), NodeError>| -> Result<(), NodeError> {
-                let start = ProcessTime::now();
+            let mut one = |at: usize,
+                           work: &mut dyn FnMut() -> Result<(), NodeError>|
+             -> Result<(), Box<dyn std::error::Error>> {
+                let start = user_ms()?;
                 work()?;
-                if let Some(times) = times.get_mut(at) {
-                    times.push(start.elapsed());
+                if let Some(time) = times.get_mut(at) {
+                    *time += (user_ms()? - start) / ROUNDS as f64;
                 }
                 Ok(())
             };
@@ -61,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             one(2, &mut || accepted(&mut replay, &signed, &Given::default()))?;
             one(3, &mut || accepted(&mut freivalds, &signed, &given))?;
         }
-        let [run, receipt, replay, freivalds] = times.map(median);
+        let [run, receipt, replay, freivalds] = times;
         let beside = |ms: f64| format!("{ms:.2} ({:.3})", ms / run);
         println!(
             "{:>7} {run:>9.2} {:>18} {:>18} {:>18} {:>9.1} MB",
@@ -83,7 +84,8 @@ fn accepted(auditing: &mut Auditing, signed: &SignedReceipt, given: &Given<'_>) 
     }
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+/// User CPU time of this process.
+fn user_ms() -> Result<f64, nix::Error> {
+    let time = getrusage(UsageWho::RUSAGE_SELF)?.user_time();
+    Ok(time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3)
 }

@@ -40,9 +40,28 @@ fn compare(interface: &str, function: &str, ty: &ComponentFunc) -> Result<(), St
     let found = notation.text;
     match expected(function) {
         Some(wanted) if wanted == found => Ok(()),
-        Some(wanted) => Err(format!("`{interface}` has `{function}` as {found}, the world says {wanted}")),
+        Some(wanted) => {
+            let [found, wanted] = where_they_part(&found, wanted);
+            Err(format!("`{interface}` has `{function}` as {found}, the world says {wanted}"))
+        }
         None => Err(format!("`{interface}` has no function `{function}` in this world")),
     }
+}
+
+/// Types as long as a record of records are shown around the first character that differs.
+fn where_they_part(found: &str, wanted: &str) -> [String; 2] {
+    const BEFORE: usize = 60;
+    const SHOWN: usize = 160;
+    if found.len().max(wanted.len()) <= 2 * SHOWN {
+        return [found.to_owned(), wanted.to_owned()];
+    }
+    let from = found.chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count().saturating_sub(BEFORE);
+    [found, wanted].map(|text| {
+        let part: String = text.chars().skip(from).take(SHOWN).collect();
+        let before = if from > 0 { "..." } else { "" };
+        let after = if from + SHOWN < text.chars().count() { "..." } else { "" };
+        format!("{before}{part}{after}")
+    })
 }
 
 /// `verification.digest`.
@@ -83,7 +102,7 @@ const VERIFY: &str = concat!(
     "}, record{missing: list<string>, seals: list<record{subject: string, signer: string, valid: bool, \
     batch: option<u32>, block: option<string>}>, blocks: list<record{name: string, component: ",
     digest!(),
-    "}>, inputs: list<option<record{rows: ",
+    "}>, texts: option<u32>, inputs: list<option<record{rows: ",
     digest!(),
     ", lengths: ",
     digest!(),

@@ -30,6 +30,12 @@ impl Sides {
         Self { left: Vec::with_capacity(2 * rows), right: Vec::with_capacity(2 * rows) }
     }
 
+    /// Add the rows of `more` after these.
+    pub fn append(&mut self, more: Self) {
+        self.left.extend(more.left);
+        self.right.extend(more.right);
+    }
+
     /// The first row whose sides differ.
     pub fn first_difference(&self) -> Option<usize> {
         let rows = self.left.as_chunks::<2>().0.iter().zip(self.right.as_chunks::<2>().0);

@@ -30,6 +30,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Its name.
 pub const NAME: &str = "audit";
 
+/// Rows that are taken and checked at once.
+const ROWS: usize = 16;
+
 /// Where the auditor keeps the secret vectors of each layer.
 pub trait LayerVectors: Send + Sync {
     /// The vectors of the layer called `name`, made now or kept from before. Only their shape is checked.
@@ -210,6 +213,11 @@ impl CheckedLayer {
         Work { multiply_adds: rows * outputs * inputs * limbs, checking: 2 * rows * (outputs + inputs) }
     }
 
+    /// Rows of codes with their totals, a few at a time, so that totals are still in cache when they are checked.
+    fn parts<'a, C, T>(&self, codes: &'a [C], totals: &'a mut [T]) -> impl Iterator<Item = (&'a [C], &'a mut [T])> {
+        codes.chunks(ROWS * self.layer.inputs).zip(totals.chunks_mut(ROWS * self.layer.outputs))
+    }
+
     /// The exact totals of a row.
     fn exact<'a>(&'a self, codes: &'a [u16]) -> impl Iterator<Item = i64> + 'a {
         let weights = self.layer.weight.as_slice().chunks_exact(self.layer.inputs);
@@ -221,8 +229,12 @@ impl Product for CheckedLayer {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
         let mut audit = self.inner.lock();
         let audit = Audit::running(&mut audit)?;
-        audit.take(|| self.name.clone(), totals, i32::from_le_bytes)?;
-        let sides = check_u8(&self.inner.executor, &self.vectors, codes, rows, totals)?;
+        let mut sides = Sides::default();
+        for (codes, totals) in self.parts(codes, totals) {
+            audit.take(|| self.name.clone(), totals, i32::from_le_bytes)?;
+            let rows = totals.len() / self.layer.outputs;
+            sides.append(check_u8(&self.inner.executor, &self.vectors, codes, rows, totals)?);
+        }
         audit.judge(self.name.clone(), self.work(rows, 1), sides, |row| {
             let codes: Vec<u16> = nth(codes, row, self.layer.inputs).iter().map(|&code| code.into()).collect();
             let claimed = nth(totals, row, self.layer.outputs).iter().map(|&total| total.into());
@@ -233,8 +245,12 @@ impl Product for CheckedLayer {
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         let mut audit = self.inner.lock();
         let audit = Audit::running(&mut audit)?;
-        audit.take(|| self.name.clone(), totals, i64::from_le_bytes)?;
-        let sides = check_u16(&self.inner.executor, &self.vectors, codes, rows, totals)?;
+        let mut sides = Sides::default();
+        for (codes, totals) in self.parts(codes, totals) {
+            audit.take(|| self.name.clone(), totals, i64::from_le_bytes)?;
+            let rows = totals.len() / self.layer.outputs;
+            sides.append(check_u16(&self.inner.executor, &self.vectors, codes, rows, totals)?);
+        }
         audit.judge(self.name.clone(), self.work(rows, 2), sides, |row| {
             let claimed = nth(totals, row, self.layer.outputs).iter().copied();
             first_wrong(row, claimed, self.exact(nth(codes, row, self.layer.inputs)))
