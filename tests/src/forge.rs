@@ -1,8 +1,8 @@
 //! A run taken apart, to be changed and signed again: what cheaters do.
 
-use crate::tiny::{BLOCKS, HEADS, WIDE, WIDTH, block_name, expect, key};
+use crate::tiny::{BLOCKS, ENCODERS, HEADS, WIDE, WIDTH, expect, key};
 use ostrakon_node::SignedReceipt;
-use ostrakon_package::SigningKey;
+use ostrakon_package::{Manifest, SigningKey};
 use ostrakon_protocol::{
     Batch, BlockContent, Digest, Document, Leg, Place, Receipt, Request, Step, Transcript, encode,
 };
@@ -75,11 +75,6 @@ impl LoosePart {
     /// The digest of the input.
     pub fn input_digest(&self) -> Digest {
         Digest::of_tensor(self.element, &self.dimensions, &self.input)
-    }
-
-    /// The block's place in the package.
-    pub fn place(&self) -> usize {
-        (0..BLOCKS).find(|&place| block_name(place) == self.block).unwrap_or(BLOCKS)
     }
 }
 
@@ -207,6 +202,12 @@ impl Loose {
         Claimed { signed, transcript: self.sign_transcript(&id, signers) }
     }
 
+    /// Where in its batch the block of this part is.
+    fn place(&self, part: &LoosePart) -> usize {
+        let batch = usize::try_from(part.batch).ok().and_then(|at| self.batches.get(at));
+        batch.and_then(|batch| batch.steps.iter().position(|step| step.block == part.block)).unwrap_or_default()
+    }
+
     /// Everybody signs their part of the transcript of this receipt.
     pub fn sign_transcript(&self, receipt: &Digest, signers: &Signers) -> Vec<u8> {
         let blocks = self.parts.iter().map(|part| {
@@ -219,7 +220,7 @@ impl Loose {
                 input: &part.input,
                 products: &part.products,
             };
-            content.sign(signers.of(part.place()), receipt)
+            content.sign(signers.of(self.place(part)), receipt)
         });
         let mut file = Transcript { receipt: *receipt, blocks: blocks.collect() }.head();
         for part in &self.parts {
@@ -230,8 +231,8 @@ impl Loose {
     }
 }
 
-/// The sizes of an encoder.
-#[derive(Debug, Clone, Copy)]
+/// What the sizes of an encoder's products follow from.
+#[derive(Debug, Clone)]
 pub struct Shape {
     /// Columns of a hidden state.
     pub width: usize,
@@ -239,35 +240,52 @@ pub struct Shape {
     pub heads: usize,
     /// Columns inside of the feed-forward network.
     pub wide: usize,
+    /// Layers whose activations have 16 bits, and so their totals 64.
+    pub u16_layers: Vec<String>,
 }
 
-/// Of the tiny model.
-pub const TINY: Shape = Shape { width: WIDTH, heads: HEADS, wide: WIDE };
-/// Of MiniLM.
-pub const MINILM: Shape = Shape { width: 384, heads: 12, wide: 1536 };
+impl Shape {
+    /// Of the tiny model.
+    pub fn tiny() -> Self {
+        let u16_layers = (0..ENCODERS)
+            .flat_map(|block| ["attention.qkv", "feed-forward.up"].map(|layer| format!("blocks.{block}.{layer}")));
+        Self { width: WIDTH, heads: HEADS, wide: WIDE, u16_layers: u16_layers.collect() }
+    }
+
+    /// Of MiniLM.
+    pub fn minilm(manifest: &Manifest) -> Self {
+        let layers = manifest.blocks.iter().flat_map(|block| {
+            let u16_layers = block.layers.iter().filter(|layer| layer.activation == "u16");
+            u16_layers.map(|layer| format!("{}.{}", block.name, layer.name))
+        });
+        Self { width: 384, heads: 12, wide: 1536, u16_layers: layers.collect() }
+    }
+}
 
 /// The products of an encoder for texts of these lengths: the name of each operation and
 /// where its totals are. Written down here once more, so that a test does not ask the auditor where things are.
-pub fn operations(Shape { width, heads, wide }: Shape, block: &str, lengths: &[i32]) -> Vec<(String, Range<usize>)> {
+pub fn operations(shape: &Shape, block: &str, lengths: &[i32]) -> Vec<(String, Range<usize>)> {
+    let Shape { width, heads, wide, u16_layers } = shape;
     let mut all: Vec<(String, Range<usize>)> = Vec::new();
-    let mut add = |name: String, bytes: usize| {
+    let mut add = |name: String, totals: usize| {
         let start = all.last().map_or(0, |(_, range)| range.end);
-        all.push((name, start..start + bytes));
+        let size = if name.contains(", weighted,") || u16_layers.contains(&name) { 8 } else { 4 };
+        all.push((name, start..start + totals * size));
     };
     let lengths: Vec<usize> = lengths.iter().filter_map(|&length| usize::try_from(length).ok()).collect();
     let rows: usize = lengths.iter().sum();
-    add(format!("{block}.attention.qkv"), rows * 3 * width * 8);
+    add(format!("{block}.attention.qkv"), rows * 3 * width);
     for (sequence, &length) in lengths.iter().enumerate() {
-        for head in 0..heads {
+        for head in 0..*heads {
             let place =
                 |product: &str| format!("attention 1 of the block, {product}, sequence {sequence}, head {head}");
-            add(place("scores"), length * length * 4);
-            add(place("weighted"), length * (width / heads) * 8);
+            add(place("scores"), length * length);
+            add(place("weighted"), length * (width / heads));
         }
     }
-    add(format!("{block}.attention.output"), rows * width * 4);
-    add(format!("{block}.feed-forward.up"), rows * wide * 8);
-    add(format!("{block}.feed-forward.down"), rows * width * 4);
+    add(format!("{block}.attention.output"), rows * width);
+    add(format!("{block}.feed-forward.up"), rows * wide);
+    add(format!("{block}.feed-forward.down"), rows * width);
     all
 }
 

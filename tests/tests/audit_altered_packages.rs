@@ -1,10 +1,10 @@
 //! Nodes that run something else than the package they name: a bit of a weight, fewer bits of all weights,
 //! another component, another setting. Each is caught at the block, and by Freivalds at the operation.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::{Model, NodeError, progress};
 use ostrakon_package::{Digest, ImportedModel};
-use ostrakon_tests::forge::{Loose, Signers, TINY, operations};
+use ostrakon_tests::forge::{Loose, Shape, Signers, operations};
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Random, Tiny, block_bert, block_name, key, model, policy, quick};
 use ostrakon_tests::trial::{Auditors, Counts, Outcome};
 use std::path::Path;
@@ -66,8 +66,8 @@ fn agree(a: &Loose, b: &Loose) -> bool {
 
 /// The totals of an operation.
 fn totals_of(run: &Loose, place: usize, operation: &str) -> Vec<u8> {
-    let part = run.parts.iter().find(|part| part.place() == place).unwrap();
-    let operations = operations(TINY, &part.block, &part.lengths);
+    let part = run.parts.iter().find(|part| part.block == block_name(place)).unwrap();
+    let operations = operations(&Shape::tiny(), &part.block, &part.lengths);
     let (_, range) = operations.into_iter().find(|(name, _)| name == operation).unwrap();
     part.products[range].to_vec()
 }

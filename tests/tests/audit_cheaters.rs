@@ -1,12 +1,12 @@
 //! Those who cheat with thought: every digest and signature fits, and still each is caught, at the right place,
 //! and never at the cost of somebody honest.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::Choice;
 use ostrakon_node::{Model, progress};
 use ostrakon_package::ImportedModel;
 use ostrakon_protocol::{Digest, Request, SignedReceipt};
-use ostrakon_tests::forge::{Claimed, Loose, Signers, TINY, operations};
+use ostrakon_tests::forge::{Claimed, Loose, Shape, Signers, operations};
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Tiny, WIDE, WIDTH, block_bert, block_name, key, model, quick};
 use ostrakon_tests::trial::{Auditors, Outcome};
 
@@ -169,7 +169,7 @@ fn errors_that_cancel() {
     let lengths = right.parts[1].lengths.clone();
     for place in 1..=ENCODERS {
         let block = block_name(place);
-        for (operation, range) in operations(TINY, &block, &lengths) {
+        for (operation, range) in operations(&Shape::tiny(), &block, &lengths) {
             let columns = match operation.rsplit('.').next().unwrap() {
                 "qkv" => 3 * WIDTH,
                 "up" => WIDE,
@@ -253,12 +253,12 @@ fn an_issuer_who_puts_it_together_wrongly() {
     let scene = &mut Scene::new();
     let right = scene.run(&TEXTS, Some(1));
     // Outputs in another order, one twice, one too many, one too few, none.
-    let reordered: [&dyn Fn(&mut Vec<Digest>); 5] = [
-        &|outputs| outputs.swap(0, 1),
-        &|outputs| outputs[2] = outputs[0],
-        &|outputs| outputs.push(outputs[0]),
-        &|outputs| outputs.truncate(2),
-        &|outputs| outputs.clear(),
+    let reordered: [fn(&mut Vec<Digest>); 5] = [
+        |outputs| outputs.swap(0, 1),
+        |outputs| outputs[2] = outputs[0],
+        |outputs| outputs.push(outputs[0]),
+        |outputs| outputs.truncate(2),
+        |outputs| outputs.clear(),
     ];
     for change in reordered {
         let mut run = right.clone();
@@ -408,4 +408,48 @@ fn the_first_who_is_wrong_is_accused_and_not_who_comes_after() {
         let after: Vec<usize> = (place + 1..BLOCKS).collect();
         assert_eq!(scene.auditors.freivalds_of(&claimed, &Choice::Blocks(after)), Outcome::Accept);
     }
+}
+
+/// An auditor who audits on after a rejection uses other vectors than those by which somebody was caught.
+#[test]
+fn nobody_learns_the_vectors_in_use() {
+    let scene = &mut Scene::new();
+    let right = scene.run(&TEXTS, None);
+    let signers = Signers::three(2);
+    let directory = ostrakon_node::audit::vectors::directory(&scene.tiny.home(), &scene.honest.digest());
+    let vectors = || -> Option<Vec<Vec<u8>>> {
+        let mut paths: Vec<_> = std::fs::read_dir(&directory).ok()?.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        Some(paths.iter().map(|path| std::fs::read(path).unwrap()).collect())
+    };
+    let honest = right.sign(&signers);
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    let before = vectors().unwrap();
+    assert_eq!(before.len(), 4 * ENCODERS);
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    assert_eq!(vectors().unwrap(), before, "kept from audit to audit");
+    let mut wrong = right.clone();
+    wrong.part(0, 1).products[3] ^= 1;
+    assert!(matches!(scene.auditors.freivalds(&wrong.sign(&signers)), Outcome::Reject { .. }));
+    assert_eq!(vectors(), None, "gone after a rejection");
+    assert_eq!(scene.auditors.freivalds(&honest), Outcome::Accept);
+    let after = vectors().unwrap();
+    assert_eq!(after.len(), before.len());
+    assert!(after.iter().zip(&before).all(|(after, before)| after != before));
+}
+
+/// A leg without blocks in the name of a node that had no part in it.
+#[test]
+fn a_part_that_nobody_took() {
+    let scene = &mut Scene::new();
+    let right = scene.run(&TEXTS, None);
+    let signers = Signers::three(2);
+    let mut receipt = right.sign(&signers).signed.receipt;
+    let mut empty = receipt.batches[0].legs[0].clone();
+    empty.node = key(77).public();
+    empty.steps.clear();
+    receipt.batches[0].legs.push(empty);
+    let signed = SignedReceipt::sign(&signers.issuer, receipt, right.asked.clone());
+    let outcome = scene.auditors.replay(&signed);
+    assert!(matches!(outcome, Outcome::Indeterminate(_)), "{outcome:?}");
 }

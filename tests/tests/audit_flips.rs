@@ -2,12 +2,12 @@
 //! Each is caught by the audit that should catch it, and nobody is accused of what he did not sign.
 //!
 //! Bits are drawn with fixed seeds; how many of each kind were caught, and how, is printed.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::{Choice, Given};
 use ostrakon_node::{Verdict, progress};
 use ostrakon_protocol::{Digest, Signature, SignedReceipt, Transcript, decode};
-use ostrakon_tests::forge::{Loose, Signers, TINY, file, operation_at, operations};
+use ostrakon_tests::forge::{Loose, Shape, Signers, file, operation_at, operations};
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Random, Tiny, block_name};
 use ostrakon_tests::trial::{Auditors, Counts, Outcome, honest_runs};
 use std::time::Instant;
@@ -100,7 +100,7 @@ fn integer_products() {
         let part = run.part(batch, place);
         let bit = scene.random.below(8 * part.products.len());
         part.products[bit / 8] ^= 1 << (bit % 8);
-        let operations = operations(TINY, &part.block, &part.lengths);
+        let operations = operations(&Shape::tiny(), &part.block, &part.lengths);
         assert_eq!(operations.last().unwrap().1.end, part.products.len());
         let operation = operation_at(&operations, bit / 8).unwrap();
         let [replayed, checked] = scene.auditors.both(&run.sign(&signers));

@@ -1,6 +1,6 @@
 //! Ten thousand honest runs: none is rejected, none is even doubted. Texts, batches, shards, threads, SIMD levels
 //! and compilers are drawn with fixed seeds.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_exact::simd::Level;
 use ostrakon_node::audit::{Auditing, Choice, Method};

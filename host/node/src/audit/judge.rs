@@ -89,6 +89,16 @@ fn seals(signed: &SignedReceipt) -> Vec<Seal> {
         let Some(place) = receipt.place(at) else { continue };
         for leg in &batch.legs {
             let valid = leg.is_signed(&place);
+            if leg.steps.is_empty() {
+                // It covers no block, but somebody is named.
+                seals.push(Seal {
+                    subject: format!("a part of batch {at} without blocks"),
+                    signer: leg.node.to_string(),
+                    valid,
+                    batch: Some(at),
+                    block: Some(String::new()),
+                });
+            }
             seals.extend(leg.steps.iter().map(|step| Seal {
                 subject: format!("block `{}` of batch {at}", step.block),
                 signer: leg.node.to_string(),
