@@ -76,7 +76,10 @@ impl Gathering<'_> {
         let mut stopped = false;
         for (at, batch) in (0..).zip(&signed.receipt.batches) {
             let texts;
-            // A receipt that claims more texts than there are gets those that are left, which are other inputs.
+            if let Some(left) = rest.map(<[Tokenised]>::len).filter(|&left| left < batch.texts as usize) {
+                found.missing.push(format!("batch {at} claims {} texts, the request has {left} for it", batch.texts));
+            }
+            // A receipt that claims more texts than there are gets those that are left.
             (texts, rest) = match rest.map(|rest| rest.split_at(rest.len().min(batch.texts as usize))) {
                 Some((texts, rest)) => (Some(texts), Some(rest)),
                 None => (None, None),
