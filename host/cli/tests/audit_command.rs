@@ -212,7 +212,7 @@ fn what_is_no_audit_is_status_2_and_says_why() {
     machine.no_audit(&with(&["none"]), &["none"]);
     machine.no_audit(&with(&["receipt", "--freivalds", "--transcript", "none"]), &["none"]);
     fs::write(machine.path("text"), "not a receipt").unwrap();
-    machine.no_audit(&with(&["text"]), &["text", "not a ostrakon receipt"]);
+    machine.no_audit(&with(&["text"]), &["text", "not an ostrakon receipt"]);
     machine.no_audit(&with(&["transcript"]), &["receipt"]);
     machine.no_audit(&with(&["receipt", "--freivalds", "--transcript", "receipt"]), &["receipt"]);
     machine.no_audit(&["receipt", "--package", "honest-2"], &["the receipt is of the package"]);
