@@ -165,13 +165,8 @@ pub(crate) struct AuditArgs {
     #[arg(long, value_hint = ValueHint::DirPath)]
     pub(crate) package: Option<PathBuf>,
 
-    /// The request's texts, if the receipt is without them; may be given many times
-    #[arg(long, value_name = "T")]
-    pub(crate) text: Vec<String>,
-
-    /// A file with the request's texts, one a line
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) texts: TextsArgs,
 
     /// Threads of the arithmetic; without it, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -212,6 +207,9 @@ pub(crate) struct TranscriptArgs {
     pub(crate) package: Option<PathBuf>,
 
     #[command(flatten)]
+    pub(crate) texts: TextsArgs,
+
+    #[command(flatten)]
     pub(crate) trust: TrustArgs,
 }
 
@@ -237,6 +235,9 @@ pub(crate) struct TraceArgs {
     /// The package, by directory or name; without it, the one in the store with the digest on the receipt
     #[arg(long, value_hint = ValueHint::DirPath)]
     pub(crate) package: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) texts: TextsArgs,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
@@ -271,6 +272,18 @@ pub(crate) struct DisputeArgs {
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+}
+
+/// The request of a receipt that is without it.
+#[derive(Debug, Args)]
+pub(crate) struct TextsArgs {
+    /// The request's texts, if the receipt is without them; may be given many times
+    #[arg(long, value_name = "T")]
+    pub(crate) text: Vec<String>,
+
+    /// A file with the request's texts, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
 }
 
 /// Packages that would otherwise be refused.

@@ -5,13 +5,12 @@
 //! an error that names the line, never a guess.
 
 use crate::problem::Problem;
+use ostrakon_node::tokens::MAX_TEXT_BYTES;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 /// Most bytes of a file or of standard input.
 const MAX_INPUT_BYTES: u64 = 256 << 20;
-/// Most bytes of one text: far more than any model here reads.
-const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// Texts, and how many empty lines were left out.
 #[derive(Debug, Default, PartialEq, Eq)]

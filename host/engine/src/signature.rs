@@ -93,7 +93,7 @@ const VERIFY: &str = concat!(
     digest!(),
     ", output: ",
     digest!(),
-    ", fuel: u64}>, lengths: list<",
+    ", fuel: u64}>, texts: list<u32>, lengths: list<",
     digest!(),
     ">, outputs: list<",
     digest!(),
@@ -111,7 +111,7 @@ const VERIFY: &str = concat!(
     ", fuel: option<u64>}), checked(record{products: list<record{operation: string, left: list<u32>, \
     right: list<u32>, wrong: option<record{row: u32, column: u32, claimed: s64, exact: s64}>}>, output: option<",
     digest!(),
-    ">, fuel: option<u64>}), unavailable(string)}>, outputs: option<list<",
+    ">, fuel: option<u64>}), unavailable(string)}>, outputs: list<option<",
     digest!(),
     ">>, answer: ",
     digest!(),

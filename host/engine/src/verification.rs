@@ -91,6 +91,8 @@ pub struct Claim {
     pub issuer: String,
     /// Batch by batch, and in each batch block by block.
     pub steps: Vec<Step>,
+    /// How many texts each batch has.
+    pub texts: Vec<u32>,
     /// Of each batch's lengths: the tensor that says how many rows each text has.
     pub lengths: Vec<Digest>,
     /// Of each text's output, in the order of the request.
@@ -219,8 +221,8 @@ pub struct Evidence {
     pub inputs: Vec<Option<Input>>,
     /// For each step of the claim.
     pub steps: Vec<Observation>,
-    /// Of each text, computed here. `None` unless the last block of every batch was looked at.
-    pub outputs: Option<Vec<Digest>>,
+    /// For each output of the claim, what was computed here. `None`: unknown.
+    pub outputs: Vec<Option<Digest>>,
     /// Of the claim's outputs, computed here.
     pub answer: Digest,
 }

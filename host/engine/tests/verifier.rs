@@ -104,11 +104,14 @@ fn honest() -> (Claim, Evidence) {
             .iter()
             .map(|step| Observation::Computed(Computed { output: step.output, fuel: Some(step.fuel) }))
             .collect(),
-        outputs: Some(outputs.clone()),
+        outputs: outputs.iter().copied().map(Some).collect(),
         answer: digest("answer"),
     };
     let lengths = (0..2).map(lengths).collect();
-    (Claim { issuer: "issuer".to_owned(), steps, lengths, outputs, answer: digest("answer") }, evidence)
+    (
+        Claim { issuer: "issuer".to_owned(), steps, texts: vec![2, 1], lengths, outputs, answer: digest("answer") },
+        evidence,
+    )
 }
 
 /// Honest, but for what `change` does to it.
@@ -176,7 +179,7 @@ fn steps_outside_of_the_choice_are_counted_and_do_not_prevent_acceptance() {
         for at in [0, 1, 3, 5] {
             evidence.steps[at] = Observation::NotLookedAt;
         }
-        evidence.outputs = None;
+        evidence.outputs.fill(None);
     });
     assert_accepted(&verdict, 2);
 }
@@ -313,7 +316,7 @@ fn an_answer_that_is_not_of_its_outputs_is_the_issuer_s() {
 fn an_answer_to_a_part_of_the_request_is_the_issuer_s() {
     let verdict = but(|_, evidence| {
         evidence.texts = Some(4);
-        evidence.outputs = None;
+        evidence.outputs.fill(None);
     });
     assert_rejected(&verdict, "issuer", None, None, &["4 texts", "outputs for 3"]);
 }
@@ -355,7 +358,7 @@ fn a_wrong_output_is_the_node_s_and_the_first_one_decides() {
         evidence.inputs[0] = None;
         evidence.steps[0] = Observation::Unavailable("gone".to_owned());
         evidence.steps[3] = Observation::Computed(Computed { output: digest("exact"), fuel: Some(1) });
-        evidence.outputs = None;
+        evidence.outputs.fill(None);
     });
     assert_rejected(&verdict, "node 0", Some((1, BLOCKS[0])), None, &["its output is"]);
 }
@@ -433,13 +436,26 @@ fn a_check_that_proves_nothing_accuses_nobody() {
 
 #[test]
 fn wrong_outputs_of_texts_are_the_issuer_s() {
-    let verdict = but(|_, evidence| evidence.outputs.as_mut().unwrap()[2] = digest("exact"));
+    let verdict = but(|_, evidence| evidence.outputs[2] = Some(digest("exact")));
     assert_rejected(&verdict, "issuer", None, None, &["text 2", &hex("exact"), &hex("text 2")]);
+    // One that is known is enough.
+    let verdict = but(|_, evidence| {
+        evidence.outputs.fill(None);
+        evidence.outputs[0] = Some(digest("exact"));
+        evidence.steps[5] = Observation::NotLookedAt;
+    });
+    assert_rejected(&verdict, "issuer", None, None, &["text 0", &hex("exact")]);
     let verdict = but(|claim, evidence| {
-        claim.outputs.truncate(2);
+        claim.texts[1] = 2;
         evidence.texts = None;
     });
-    assert_rejected(&verdict, "issuer", None, None, &["outputs for 2 texts, there are 3"]);
+    assert_rejected(&verdict, "issuer", None, None, &["batches have 4 texts", "outputs for 3"]);
+    let verdict = but(|claim, evidence| {
+        claim.outputs.truncate(2);
+        evidence.outputs.truncate(2);
+        evidence.texts = None;
+    });
+    assert_rejected(&verdict, "issuer", None, None, &["batches have 3 texts", "outputs for 2"]);
 }
 
 #[test]
@@ -448,7 +464,7 @@ fn what_is_missing_is_listed() {
         evidence.missing = vec!["the package".to_owned(), "the profile".to_owned()];
         evidence.inputs[1] = None;
         evidence.steps[0] = Observation::Unavailable("the transcript is damaged".to_owned());
-        evidence.outputs = None;
+        evidence.outputs.fill(None);
     });
     assert_indeterminate(
         &verdict,
@@ -461,10 +477,10 @@ fn what_is_missing_is_listed() {
         ],
     );
     assert_indeterminate(&checked(|_, checked| checked.output = None), &["output is not known"]);
-    assert_indeterminate(&but(|_, evidence| evidence.outputs = None), &["the outputs of the texts"]);
+    assert_indeterminate(&but(|_, evidence| evidence.outputs.fill(None)), &["the outputs of the texts"]);
     let nothing = but(|_, evidence| {
         evidence.steps.fill(Observation::NotLookedAt);
-        evidence.outputs = None;
+        evidence.outputs.fill(None);
     });
     assert_indeterminate(&nothing, &["no step was looked at"]);
 }

@@ -49,7 +49,7 @@ pub use options::{Arithmetic, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
 pub use ostrakon_engine::verification::Verdict;
 pub use ostrakon_package::{Home, TrustPolicy};
-pub use ostrakon_protocol::{Digest, SignedReceipt};
+pub use ostrakon_protocol::{Digest, Request, SignedReceipt};
 
 /// This machine's key; made now if there is none.
 ///

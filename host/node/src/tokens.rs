@@ -7,6 +7,9 @@
 use crate::tokenizer_admission;
 use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
 
+/// Most bytes of a text that is run.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
+
 /// The tokenizer of a package, cut to the package's limit.
 pub struct Tokens(Tokenizer);
 

@@ -18,10 +18,10 @@ use ostrakon_nn::{Observer, OperationKind, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
 use ostrakon_protocol::{Digest, Operation, SignedReceipt, SignedTrace, SigningKey, StoredTensor, Trace, TraceFile};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tempfile::NamedTempFile;
 
 /// Most operations of one block, and most bytes of their results: a component's quotas do not bind what is kept
 /// of it here.
@@ -229,7 +229,9 @@ impl Tensors {
 }
 
 fn save(file: &TraceFile, tensors: &Tensors, out: &Path) -> io::Result<u64> {
-    let mut to = BufWriter::new(File::create(out)?);
+    // For this user's eyes only, and under its name only when it is whole.
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut to = BufWriter::new(NamedTempFile::new_in(folder)?);
     let head = file.head();
     to.write_all(&head)?;
     let mut bytes = head.len() as u64;
@@ -237,6 +239,6 @@ fn save(file: &TraceFile, tensors: &Tensors, out: &Path) -> io::Result<u64> {
         to.write_all(&tensor.bytes())?;
         bytes = bytes.saturating_add(tensor.byte_len() as u64);
     }
-    to.flush()?;
+    to.into_inner().map_err(io::IntoInnerError::into_error)?.persist(out)?;
     Ok(bytes)
 }

@@ -11,10 +11,14 @@ pub(crate) fn check_shape(claim: &Claim, evidence: &Evidence) -> Result<(), Verd
     for (what, observed, claimed) in [
         ("steps", evidence.steps.len(), claim.steps.len()),
         ("inputs of batches", evidence.inputs.len(), claim.lengths.len()),
+        ("outputs", evidence.outputs.len(), claim.outputs.len()),
     ] {
         if observed != claimed {
             reasons.add(|| format!("the evidence is about {observed} {what}, the claim has {claimed}"));
         }
+    }
+    if claim.texts.len() != claim.lengths.len() {
+        reasons.add(|| "the claim does not say of each batch how many texts it has".to_owned());
     }
     if evidence.blocks.is_empty() {
         reasons.add(|| "the evidence does not say which blocks the package has".to_owned());
@@ -83,6 +87,11 @@ pub(crate) fn check_order(claim: &Claim, evidence: &Evidence) -> Result<(), Verd
 
 /// The claim fits itself, and answers all of the request.
 pub(crate) fn check_answer(claim: &Claim, evidence: &Evidence) -> Result<(), Verdict> {
+    let texts: u64 = claim.texts.iter().copied().map(u64::from).sum();
+    if u64::try_from(claim.outputs.len()) != Ok(texts) {
+        let reason = format!("the batches have {texts} texts, the receipt has outputs for {}", claim.outputs.len());
+        return Err(reject_issuer(claim, None, None, reason));
+    }
     if let Some(texts) = evidence.texts
         && usize::try_from(texts) != Ok(claim.outputs.len())
     {

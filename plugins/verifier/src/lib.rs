@@ -69,12 +69,8 @@ fn verify(claim: &Claim, evidence: &Evidence) -> Result<Accepted, Verdict> {
 }
 
 fn check_outputs(claim: &Claim, evidence: &Evidence) -> Result<(), Verdict> {
-    let Some(outputs) = &evidence.outputs else { return Ok(()) };
-    if outputs.len() != claim.outputs.len() {
-        let reason = format!("the receipt has outputs for {} texts, there are {}", claim.outputs.len(), outputs.len());
-        return Err(reject_issuer(claim, None, None, reason));
-    }
-    for (at, (claimed, exact)) in claim.outputs.iter().zip(outputs).enumerate() {
+    for (at, (claimed, exact)) in claim.outputs.iter().zip(&evidence.outputs).enumerate() {
+        let Some(exact) = exact else { continue };
         if claimed != exact {
             let reason = format!(
                 "the output of text {at} is {}, the receipt says {}",
@@ -98,7 +94,7 @@ fn note_what_is_missing(claim: &Claim, evidence: &Evidence, looked_at: usize, re
     if looked_at == 0 {
         reasons.add(|| "no step was looked at".to_owned());
     }
-    if evidence.outputs.is_none() && steps::ends_looked_at(claim, evidence) {
+    if evidence.outputs.contains(&None) && steps::ends_looked_at(claim, evidence) {
         reasons.add(|| "the outputs of the texts are not known, though every last block was looked at".to_owned());
     }
 }

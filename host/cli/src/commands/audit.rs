@@ -1,8 +1,7 @@
 //! `ostrakon audit`.
 
-use super::{grouped, home, plain, policy, write_json};
+use super::{grouped, home, plain, policy, texts, write_json};
 use crate::args::{AuditArgs, EngineArg};
-use crate::input;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
@@ -33,10 +32,7 @@ fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
         None => audit::stored(&home, &signed.receipt.package)?,
     };
     let transcript = args.transcript.as_deref().map(|path| Evidence::open(path, &signed.receipt)).transpose()?;
-    let texts = match (args.text.as_slice(), args.input.as_deref()) {
-        ([], None) => None,
-        (text, file) => Some(input::gather(text.to_vec(), file)?.texts),
-    };
+    let texts = texts(&args.texts)?;
     let choice = match (args.sample, args.blocks.as_slice()) {
         (Some(probability), _) => Choice::Sample(probability),
         (None, []) => Choice::All,
@@ -90,6 +86,8 @@ struct Document {
     method: &'static str,
     steps: usize,
     looked_at: usize,
+    outputs: usize,
+    outputs_looked_at: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     accused: Option<Accused>,
     reasons: Vec<String>,
@@ -147,6 +145,8 @@ impl Document {
             },
             steps,
             looked_at,
+            outputs: report.outputs.1,
+            outputs_looked_at: report.outputs.0,
             accused,
             reasons,
             error_bound: bound(report),
@@ -225,6 +225,15 @@ fn show(report: &AuditReport) -> Result<(), Problem> {
         Method::Freivalds => "checked against the transcript",
     };
     writeln!(out, "{} {looked_at} of {steps} blocks {how}", entry("checked"))?;
+    match report.outputs {
+        (known, outputs) if known == outputs => {}
+        (known, outputs) => writeln!(
+            out,
+            "{} {}",
+            entry(""),
+            style.warn(&format!("{known} of {outputs} outputs: the last block of the others was not looked at"))
+        )?,
+    }
     if report.cost.products > 0 {
         let share = 100.0 * report.cost.checking as f64 / report.cost.multiply_adds.max(1) as f64;
         writeln!(

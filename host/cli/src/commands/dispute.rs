@@ -1,6 +1,6 @@
 //! `ostrakon dispute`.
 
-use super::{home, policy, write_json};
+use super::{expect_other_file, home, policy, write_json};
 use crate::args::DisputeArgs;
 use crate::problem::Problem;
 use crate::progress::Progress;
@@ -9,6 +9,7 @@ use ostrakon_node::dispute::{Decision, DisputeOptions, Finding, SignedDispute, d
 use ostrakon_node::{RunOptions, load_or_create_key, receipt};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,11 @@ pub(crate) fn run(args: &DisputeArgs, json: bool) -> Result<ExitCode, Problem> {
 
 fn held(args: &DisputeArgs, json: bool) -> Result<ExitCode, Problem> {
     let start = Instant::now();
+    if let Some(out) = &args.out {
+        let traces = [&args.trace_a, &args.trace_b].into_iter().flatten();
+        let read: Vec<&Path> = [&args.first, &args.second].into_iter().chain(traces).map(PathBuf::as_path).collect();
+        expect_other_file(out, &read)?;
+    }
     let home = home()?;
     let options = DisputeOptions {
         run: RunOptions::default(),

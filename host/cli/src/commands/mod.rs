@@ -12,12 +12,14 @@ mod trace;
 mod transcript;
 mod trust;
 
-use crate::args::{Cli, Command, TrustArgs};
+use crate::args::{Cli, Command, TextsArgs, TrustArgs};
+use crate::input;
 use crate::problem::Problem;
 use clap::CommandFactory;
-use ostrakon_node::{Home, NodeError, TrustPolicy};
+use ostrakon_node::{Home, NodeError, Request, SignedReceipt, TrustPolicy};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -57,6 +59,35 @@ fn policy(home: &Home, args: &TrustArgs) -> Result<TrustPolicy, Problem> {
     policy.allow_unsigned = args.allow_unsigned;
     policy.allow_unknown = args.allow_unknown_signer;
     Ok(policy)
+}
+
+/// The texts that were given for a receipt, if any.
+fn texts(args: &TextsArgs) -> Result<Option<Vec<String>>, Problem> {
+    match (args.text.as_slice(), args.input.as_deref()) {
+        ([], None) => Ok(None),
+        (text, file) => Ok(Some(input::gather(text.to_vec(), file)?.texts)),
+    }
+}
+
+/// Put the texts that were given into a receipt that is without them.
+fn give_texts(signed: &mut SignedReceipt, args: &TextsArgs) -> Result<(), Problem> {
+    if let Some(texts) = texts(args)? {
+        signed.request = Some(Request { package: signed.receipt.package, texts });
+    }
+    if signed.request.is_none() {
+        return Err(Problem::usage("the receipt is without its request, which must be run again".into())
+            .hint("give the request's texts with --text or --input"));
+    }
+    Ok(())
+}
+
+/// What is written must not replace what was read.
+fn expect_other_file(out: &Path, read: &[&Path]) -> Result<(), Problem> {
+    let written = out.canonicalize().ok();
+    match read.iter().find(|file| written.is_some() && file.canonicalize().ok() == written) {
+        Some(file) => Err(Problem::usage(format!("--out would replace {}: choose another file", file.display()))),
+        None => Ok(()),
+    }
 }
 
 /// One JSON document, on one line.

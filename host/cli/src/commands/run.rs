@@ -148,7 +148,13 @@ fn show(model: &Model, input: &Input, answer: &Answer, times: &Times, receipt: O
     let mut parts = vec![format!("load {:.0}", ms(times.load)), format!("tokenise {:.1}", ms(times.tokenise))];
     parts.extend(times.kinds.iter().map(|(kind, &time)| format!("{kind} {:.1}", ms(time))));
     if let Some(path) = receipt {
-        writeln!(out, "{} {} {}", entry("receipt"), path.display(), style.faint("check it with: ostrakon audit"))?;
+        writeln!(
+            out,
+            "{} {} {}",
+            entry("receipt"),
+            path.display(),
+            style.faint("check it with `ostrakon audit` and this file")
+        )?;
     }
     writeln!(out, "{} {:.0} ms: {}", entry("time"), ms(times.total), parts.join(", "))?;
     Ok(out.flush()?)

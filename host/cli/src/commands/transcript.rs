@@ -1,6 +1,6 @@
 //! `ostrakon transcript`.
 
-use super::{home, policy, size, write_json};
+use super::{expect_other_file, give_texts, home, policy, size, write_json};
 use crate::args::TranscriptArgs;
 use crate::problem::Problem;
 use crate::progress::Progress;
@@ -23,7 +23,9 @@ pub(crate) fn run(args: &TranscriptArgs, json: bool) -> Result<(), Problem> {
     let home = home()?;
     let policy = policy(&home, &args.trust)?;
     let key = load_or_create_key(&home)?;
-    let signed: ostrakon_node::SignedReceipt = receipt::read(&args.receipt)?;
+    let mut signed: ostrakon_node::SignedReceipt = receipt::read(&args.receipt)?;
+    expect_other_file(&args.out, &[&args.receipt])?;
+    give_texts(&mut signed, &args.texts)?;
     let directory = match &args.package {
         Some(word) => store::locate(&home, word)?,
         None => audit::stored(&home, &signed.receipt.package)?,

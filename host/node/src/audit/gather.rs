@@ -20,7 +20,7 @@ use crate::receipt::tensor_digest;
 use crate::tokens::Tokenised;
 use ostrakon_engine::verification::{Checked, Computed, Element, Input, Observation, Product};
 use ostrakon_nn::{Auditor, CheckedProduct, Tensor};
-use ostrakon_protocol::{Batch, Digest, PublicKey, SignedReceipt, Step};
+use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, Step};
 
 /// What gathering needs.
 pub(super) struct Gathering<'a> {
@@ -40,7 +40,8 @@ pub(super) struct Gathered {
     pub(super) texts: Option<u32>,
     pub(super) inputs: Vec<Option<Input>>,
     pub(super) steps: Vec<Observation>,
-    pub(super) outputs: Option<Vec<Digest>>,
+    /// For each output of the receipt.
+    pub(super) outputs: Vec<Option<Digest>>,
     pub(super) cost: Cost,
 }
 
@@ -66,19 +67,19 @@ impl Gathering<'_> {
     pub(super) fn gather(mut self, texts: Option<&[String]>, watch: Watcher<'_>) -> Result<Gathered, NodeError> {
         let signed = self.signed;
         let mut found = Gathered::default();
-        let tokenised = texts.map(|texts| self.model.tokens.encode(texts)).transpose()?;
-        if tokenised.is_none() {
+        if texts.is_none() {
             found.missing.push("the request is not known: give its texts with --text or --input".into());
         }
-        found.texts = tokenised.as_ref().map(|texts| u32::try_from(texts.len()).unwrap_or(u32::MAX));
+        found.texts = texts.map(|texts| u32::try_from(texts.len()).unwrap_or(u32::MAX));
+        // Tokenising is work: none of it for a receipt that nobody answers for or that does not add up.
+        let texts = texts.filter(|texts| is_signed(signed) && adds_up(&signed.receipt, texts.len()));
+        let tokenised = texts.map(|texts| self.model.tokens.encode(texts)).transpose()?;
         let mut rest = tokenised.as_deref();
-        let mut outputs = Some(Vec::new());
+        found.outputs = vec![None; signed.receipt.outputs.len()];
+        let mut first = 0usize;
         let mut stopped = false;
         for (at, batch) in (0..).zip(&signed.receipt.batches) {
             let texts;
-            if let Some(left) = rest.map(<[Tokenised]>::len).filter(|&left| left < batch.texts as usize) {
-                found.missing.push(format!("batch {at} claims {} texts, the request has {left} for it", batch.texts));
-            }
             // A receipt that claims more texts than there are gets those that are left.
             (texts, rest) = match rest.map(|rest| rest.split_at(rest.len().min(batch.texts as usize))) {
                 Some((texts, rest)) => (Some(texts), Some(rest)),
@@ -98,18 +99,12 @@ impl Gathering<'_> {
             let place = Place { at, batch, texts, inputs: made };
             let result = if stopped { self.skip(&place, &mut found) } else { self.batch(&place, &mut found, watch) };
             stopped |= result.is_wrong;
-            outputs = match (outputs, result.outputs) {
-                (Some(mut all), Some(some)) => {
-                    all.extend(some);
-                    Some(all)
-                }
-                _ => None,
-            };
+            let places = found.outputs.iter_mut().skip(first);
+            for (place, output) in places.zip(result.outputs.into_iter().flatten()) {
+                *place = Some(output);
+            }
+            first = first.saturating_add(batch.texts as usize);
         }
-        if let Some(left) = rest.map(<[Tokenised]>::len).filter(|&left| left > 0) {
-            found.missing.push(format!("the receipt is silent about the last {left} texts of the request"));
-        }
-        found.outputs = outputs;
         Ok(found)
     }
 
@@ -258,6 +253,19 @@ struct BatchResult {
     /// Of each text, if the last block was looked at.
     outputs: Option<Vec<Digest>>,
     is_wrong: bool,
+}
+
+/// Whether the issuer and every node signed what they are said to have signed.
+fn is_signed(signed: &SignedReceipt) -> bool {
+    let legs = (0..).zip(&signed.receipt.batches).flat_map(|(at, batch)| batch.legs.iter().map(move |leg| (at, leg)));
+    signed.is_signed()
+        && legs.into_iter().all(|(at, leg)| signed.receipt.place(at).is_some_and(|place| leg.is_signed(&place)))
+}
+
+/// Whether there is one output for each text of each batch and of the request.
+fn adds_up(receipt: &Receipt, texts: usize) -> bool {
+    let batches: u64 = receipt.batches.iter().map(|batch| u64::from(batch.texts)).sum();
+    receipt.outputs.len() == texts && u64::try_from(texts) == Ok(batches)
 }
 
 fn product(product: CheckedProduct) -> Product {

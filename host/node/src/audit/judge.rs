@@ -48,7 +48,7 @@ impl Judge {
             texts,
             inputs,
             steps,
-            outputs: outputs.map(|outputs| outputs.into_iter().map(word).collect()),
+            outputs: outputs.into_iter().map(|output| output.map(word)).collect(),
             answer: word(Digest::of_outputs(&signed.receipt.outputs)),
         };
         let judged = self.verifier.verify(&claim(signed), &evidence);
@@ -70,6 +70,7 @@ fn claim(signed: &SignedReceipt) -> Claim {
     Claim {
         issuer: signed.issuer.to_string(),
         steps: receipt.steps().map(step).collect(),
+        texts: receipt.batches.iter().map(|batch| batch.texts).collect(),
         lengths: receipt.batches.iter().map(|batch| word(batch.lengths)).collect(),
         outputs: receipt.outputs.iter().copied().map(word).collect(),
         answer: word(receipt.answer),

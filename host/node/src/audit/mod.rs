@@ -26,6 +26,7 @@ use crate::load::Model;
 use crate::options::RunOptions;
 use crate::plugins::{Plugins, VERIFIER};
 use crate::progress::{Event, Watcher};
+use crate::tokens::MAX_TEXT_BYTES;
 use crate::transcript::keeping;
 use ostrakon_engine::verification::Verdict;
 use ostrakon_nn::Auditor;
@@ -93,6 +94,8 @@ pub struct AuditReport {
     pub method: Method,
     /// Steps that were looked at, and all of them.
     pub looked_at: (usize, usize),
+    /// Outputs that were computed here, and all of them.
+    pub outputs: (usize, usize),
     /// What was checked and what it took.
     pub cost: Cost,
     /// Worth knowing, not decisive.
@@ -178,6 +181,7 @@ impl Auditing {
         let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
         let mut notes = Vec::new();
         let texts = texts(signed, given, &mut notes);
+        expect_texts(texts.as_deref().unwrap_or_default())?;
         let chosen = choose(receipt, choice)?;
         if self.model.profile() != receipt.profile {
             notes.push(format!(
@@ -200,6 +204,7 @@ impl Auditing {
         let mut gathered = gathering.gather(texts.as_deref(), watch)?;
         gathered.missing.extend(another_package(signed));
         let looked_at = gathered.looked_at();
+        let outputs = (gathered.outputs.iter().flatten().count(), gathered.outputs.len());
         let mut cost = gathered.cost;
         let judged = self.verifier.judge(signed, &self.model, gathered)?;
         if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
@@ -218,6 +223,7 @@ impl Auditing {
             verifier: self.verifier.digest(),
             method: self.method,
             looked_at,
+            outputs,
             cost,
             notes,
         })
@@ -253,6 +259,17 @@ fn texts(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> 
     None
 }
 
+/// A text longer than any that is run is not tokenised.
+fn expect_texts(texts: &[String]) -> Result<(), NodeError> {
+    match texts.iter().position(|text| text.len() > MAX_TEXT_BYTES) {
+        None => Ok(()),
+        Some(at) => Err(NodeError::Setting(format!(
+            "text {} of the request is longer than {MAX_TEXT_BYTES} bytes: no run takes such a text",
+            at + 1
+        ))),
+    }
+}
+
 /// The request names the package that was asked for; the receipt, the one that was run.
 fn another_package(signed: &SignedReceipt) -> Option<String> {
     let (request, receipt) = (signed.request.as_ref()?, &signed.receipt);
@@ -264,6 +281,15 @@ fn another_package(signed: &SignedReceipt) -> Option<String> {
 /// Which steps are looked at.
 fn choose(receipt: &Receipt, choice: &Choice) -> Result<Vec<bool>, NodeError> {
     let places = || receipt.batches.iter().flat_map(|batch| 0..batch.legs.iter().map(|leg| leg.steps.len()).sum());
+    let most =
+        receipt.batches.iter().map(|batch| batch.legs.iter().map(|leg| leg.steps.len()).sum()).max().unwrap_or(0);
+    if let Choice::Blocks(wanted) = choice
+        && let Some(none) = wanted.iter().find(|&&place| place >= most)
+    {
+        return Err(NodeError::Setting(format!(
+            "there is no block {none} on the receipt: it has {most}, counted from 0"
+        )));
+    }
     let chosen: Vec<bool> = match choice {
         Choice::All => places().map(|_| true).collect(),
         Choice::Blocks(wanted) => places().map(|place: usize| wanted.contains(&place)).collect(),

@@ -187,7 +187,7 @@ fn without_model(receipts: [&SignedReceipt; 2], parting: Parting) -> Decision {
     let note = |(batch, block, [a, b]): (u32, String, [u64; 2])| {
         format!(
             "block `{}` of batch {batch} cost {a} units of fuel on the first receipt, {b} on the second: not judged, as \
-             it depends on what an instance ran before",
+             an audit does that",
             shown(&block)
         )
     };
