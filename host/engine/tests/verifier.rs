@@ -301,6 +301,7 @@ fn broken_order_is_the_issuer_s() {
                 block: None,
             }));
             evidence.inputs.resize(claim.lengths.len(), None);
+            claim.texts.resize(claim.lengths.len(), 0);
         });
         assert_rejected(&verdict, "issuer", Some((batch, block)), None, &[words]);
     }
@@ -521,9 +522,13 @@ fn no_flipped_bit_of_a_claim_is_accepted() {
 fn an_empty_claim_is_not_accepted() {
     let verdict = but(|claim, evidence| {
         claim.steps.clear();
+        claim.texts.clear();
         claim.lengths.clear();
+        claim.outputs.clear();
         evidence.steps.clear();
         evidence.inputs.clear();
+        evidence.outputs.clear();
+        evidence.texts = None;
     });
     assert_indeterminate(&verdict, &["no step was looked at"]);
 }
@@ -615,6 +620,8 @@ fn work_is_in_proportion_to_the_claim() {
             evidence.steps.extend(observations.iter().cloned());
         }
         claim.lengths = vec![claim.lengths[0]; batches as usize];
+        claim.texts = vec![0; batches as usize];
+        claim.texts[0] = 3;
         evidence.inputs = vec![evidence.inputs[0]; batches as usize];
         for seal in &mut evidence.seals {
             (seal.batch, seal.block) = (None, None);

@@ -186,6 +186,13 @@ impl Transcript {
         let truncated = |needed: u64| TranscriptError::Truncated { found: file.len() as u64, needed };
         let (length, rest) = file.split_first_chunk::<8>().ok_or_else(|| truncated(8))?;
         let length = u64::from_le_bytes(*length);
+        if length > Self::LIMIT as u64 {
+            // Not a transcript: perhaps another document, which says so itself.
+            let start = file.get(..file.len().min(Self::LIMIT)).unwrap_or_default();
+            if let Err(other @ DecodeError::Kind { found: Some(_), .. }) = encoding::decode::<Self>(start) {
+                return Err(other.into());
+            }
+        }
         let document = usize::try_from(length).ok().and_then(|length| rest.get(..length));
         let document = document.ok_or_else(|| truncated(length.saturating_add(8)))?;
         let transcript: Self = encoding::decode(document)?;

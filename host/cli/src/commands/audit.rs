@@ -21,7 +21,7 @@ const INDETERMINATE: u8 = 2;
 
 pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     // Whatever keeps an audit from being made is no verdict on anybody.
-    judged(args, json).map_err(Problem::undecided)
+    judged(args, json).map_err(|problem| problem.undecided().detail("verdict", "indeterminate"))
 }
 
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {

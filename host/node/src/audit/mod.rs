@@ -287,7 +287,7 @@ fn choose(receipt: &Receipt, choice: &Choice) -> Result<Vec<bool>, NodeError> {
         && let Some(none) = wanted.iter().find(|&&place| place >= most)
     {
         return Err(NodeError::Setting(format!(
-            "there is no block {none} on the receipt: it has {most}, counted from 0"
+            "there is no block {none} on the receipt: it has {most} blocks, counted from 0"
         )));
     }
     let chosen: Vec<bool> = match choice {

@@ -67,27 +67,30 @@ impl LayerVectors for KeptVectors {
     fn vectors(&self, name: &str, layer: &Linear) -> Result<Arc<Vectors>, String> {
         // Names of layers are names of files: letters, digits, dots and dashes, checked when the package was opened.
         let path = self.directory.join(format!("{name}.vectors"));
-        if let Some(vectors) = load(&path, layer) {
+        if let Some(vectors) = load(&path, name, layer) {
             return Ok(Arc::new(vectors));
         }
         let vectors = self.draw(layer)?;
         // An audit without a place for its vectors is slower next time and no less right.
-        if let Err(error) = store(&path, layer, &vectors) {
+        if let Err(error) = store(&path, name, layer, &vectors) {
             tracing::warn!(%error, "secret vectors cannot be kept");
         }
         Ok(Arc::new(vectors))
     }
 }
 
-fn checksum(layer: &Linear, content: &[u8]) -> [u8; 32] {
+/// Of the content and the layer it is for, so that no file stands in for another.
+fn checksum(name: &str, layer: &Linear, content: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v1");
+    hasher.update(&(name.len() as u64).to_le_bytes());
+    hasher.update(name.as_bytes());
     hasher.update(&(layer.outputs as u64).to_le_bytes());
     hasher.update(&(layer.inputs as u64).to_le_bytes());
     hasher.update(content);
     *hasher.finalize().as_bytes()
 }
 
-fn load(path: &Path, layer: &Linear) -> Option<Vectors> {
+fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     let mut bytes = Vec::new();
     // Two vectors of each length in 8 bytes at most, and room for what is before them.
     let limit = (layer.outputs as u64 + layer.inputs as u64) * 32 + 4096;
@@ -97,7 +100,7 @@ fn load(path: &Path, layer: &Linear) -> Option<Vectors> {
     }
     file.take(limit).read_to_end(&mut bytes).ok()?;
     let (digest, content) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
-    if *digest != checksum(layer, content) {
+    if *digest != checksum(name, layer, content) {
         return None;
     }
     Vectors::from_bytes(layer.outputs, layer.inputs, content).ok()
@@ -117,14 +120,14 @@ fn is_private(file: &fs::File) -> bool {
     }
 }
 
-fn store(path: &Path, layer: &Linear, vectors: &Vectors) -> Result<(), NodeError> {
+fn store(path: &Path, name: &str, layer: &Linear, vectors: &Vectors) -> Result<(), NodeError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     private_directory(directory).map_err(file_error("make", directory))?;
     let content = vectors.to_bytes();
     // A temporary file has mode 0600 from the start; it gets its name only when it is whole.
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(file_error("write", path))?;
     file.write_all(MAGIC)
-        .and_then(|()| file.write_all(&checksum(layer, &content)))
+        .and_then(|()| file.write_all(&checksum(name, layer, &content)))
         .and_then(|()| file.write_all(&content))
         .map_err(file_error("write", path))?;
     file.persist(path).map_err(|error| file_error("write", path)(error.error))?;
@@ -136,5 +139,9 @@ fn private_directory(path: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    builder.create(path)?;
+    // One that somebody opened to others since is closed again.
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
 }
