@@ -51,7 +51,8 @@ test-data: plugins
 bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today
 	"$(TARGET)/release/audit-cost" build/packages/minilm-1 "$(CURDIR)/$(PLUGINS)"
-	$(CARGO) run --release $(HOSTED) -q --example audit_speed
+	$(CARGO) build --release $(HOSTED) -q --example audit_speed
+	"$(TARGET)/release/examples/audit_speed"
 	tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
 
 .PHONY: fmt-check test-data
