@@ -3,7 +3,6 @@
 use crate::style::Style;
 use ostrakon_node::NodeError;
 use serde_json::{Map, Value};
-use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -116,23 +115,12 @@ impl fmt::Display for Problem {
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        let message = error.to_string();
-        let mut causes = Vec::new();
-        let mut next = error.source();
-        // A cause that the text above already tells is not told again.
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            if !causes.last().unwrap_or(&message).contains(&text) {
-                causes.push(text);
-            }
-            next = cause.source();
-        }
         let status = match error.kind() {
             ostrakon_node::ErrorKind::Usage => Status::Usage,
             ostrakon_node::ErrorKind::Refused => Status::Refused,
             ostrakon_node::ErrorKind::Failed => Status::Failed,
         };
-        Self { causes, hint: error.hint(), ..Self::new(status, message) }
+        Self { causes: error.causes(), hint: error.hint(), ..Self::new(status, error.to_string()) }
     }
 }
 

@@ -116,7 +116,7 @@ pub enum NodeError {
         /// Which file.
         path: String,
         /// Why.
-        source: ostrakon_protocol::TranscriptError,
+        source: ostrakon_protocol::PayloadError,
     },
     /// Two receipts have too little in common for a dispute.
     #[error(transparent)]
@@ -170,6 +170,26 @@ impl NodeError {
             Self::Package(_) | Self::Admission { .. } => ErrorKind::Refused,
             _ => ErrorKind::Failed,
         }
+    }
+
+    /// What led to it, in words. A cause that the text before already tells is not told again.
+    pub fn causes(&self) -> Vec<String> {
+        let message = self.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !causes.last().unwrap_or(&message).contains(&text) {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        causes
+    }
+
+    /// The error and all that led to it.
+    pub(crate) fn in_full(&self) -> String {
+        [vec![self.to_string()], self.causes()].concat().join(": ")
     }
 
     /// What to do about it, where there is something to do that the text does not say.

@@ -4,7 +4,7 @@
 //! streams. Everything else is hashed in a [`Context`] of its own, so that no digest of one kind can be
 //! passed off as one of another kind, however its content is chosen.
 
-use minicbor::{Decode, Encode, bytes::ByteArray};
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
@@ -51,8 +51,9 @@ impl Context {
 }
 
 /// 32 bytes that stand for a content.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Digest(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]);
 
 impl Digest {
     /// The digest of a file's bytes.
@@ -118,22 +119,6 @@ fn shape(hasher: &mut blake3::Hasher, dimensions: &[u32]) {
 impl From<blake3::Hasher> for Digest {
     fn from(hasher: blake3::Hasher) -> Self {
         Self(*hasher.finalize().as_bytes())
-    }
-}
-
-impl<C> Encode<C> for Digest {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut minicbor::Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.bytes(&self.0)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Digest {
-    fn decode(d: &mut minicbor::Decoder<'b>, c: &mut C) -> Result<Self, minicbor::decode::Error> {
-        ByteArray::<32>::decode(d, c).map(|bytes| Self(*bytes))
     }
 }
 

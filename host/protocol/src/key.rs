@@ -6,7 +6,7 @@
 
 use crate::digest::{Digest, decode_hex};
 use ed25519_dalek::{Signer, VerifyingKey};
-use minicbor::{Decode, Encode, bytes::ByteArray};
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
@@ -39,8 +39,9 @@ impl Purpose {
 }
 
 /// Whom a signature comes from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey([u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
+pub struct PublicKey(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]);
 
 impl PublicKey {
     /// From raw bytes, which need not be a key: no signature verifies under bytes that are none.
@@ -99,22 +100,6 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
-impl<C> Encode<C> for PublicKey {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut minicbor::Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.bytes(&self.0)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for PublicKey {
-    fn decode(d: &mut minicbor::Decoder<'b>, c: &mut C) -> Result<Self, minicbor::decode::Error> {
-        ByteArray::<32>::decode(d, c).map(|bytes| Self(*bytes))
-    }
-}
-
 /// The secret half. It is never shown and is wiped when dropped.
 pub struct SigningKey(ed25519_dalek::SigningKey);
 
@@ -157,8 +142,9 @@ impl SigningKey {
 }
 
 /// The 64 bytes of an ed25519 signature.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Signature([u8; 64]);
+#[derive(Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Signature(#[cbor(n(0), with = "minicbor::bytes")] [u8; 64]);
 
 impl Signature {
     /// The digits, lower case.
@@ -184,22 +170,6 @@ impl<'de> Deserialize<'de> for Signature {
         decode_hex(&String::deserialize(deserializer)?)
             .map(Self)
             .ok_or_else(|| de::Error::custom("a signature is 128 lower-case hexadecimal digits"))
-    }
-}
-
-impl<C> Encode<C> for Signature {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut minicbor::Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.bytes(&self.0)?.ok()
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Signature {
-    fn decode(d: &mut minicbor::Decoder<'b>, c: &mut C) -> Result<Self, minicbor::decode::Error> {
-        ByteArray::<64>::decode(d, c).map(|bytes| Self(*bytes))
     }
 }
 

@@ -10,6 +10,7 @@
 //! 1. [`digest`] and [`key`]: BLAKE3 in contexts, ed25519 for purposes; nothing of one kind passes for
 //!    another.
 //! 2. [`encoding`]: deterministic CBOR; exactly one encoding for a value, bounded before it is decoded.
+//!    [`payload`]: documents that bytes follow.
 //! 3. [`request`] and [`receipt`]: what was asked, and what each node answers for.
 //! 4. [`transcript`]: the integer products of blocks, for an audit that checks instead of computing.
 //! 5. [`trace`] and [`dispute`]: the digests of a block's operations, and how two nodes that disagree are
@@ -20,6 +21,7 @@ pub mod digest;
 pub mod dispute;
 pub mod encoding;
 pub mod key;
+pub mod payload;
 pub mod quorum;
 pub mod receipt;
 pub mod request;
@@ -30,8 +32,9 @@ pub mod transcript;
 pub use digest::{Context, Digest};
 pub use encoding::{DecodeError, Document, decode, encode};
 pub use key::{PublicKey, Purpose, Signature, SigningKey};
-pub use receipt::{Batch, Leg, Place, Receipt, SignedReceipt, Step};
+pub use payload::PayloadError;
+pub use receipt::{Batch, Leg, Place, Receipt, Seal, SignedReceipt, Step};
 pub use request::Request;
 pub use trace::{Operation, SignedTrace, Trace};
-pub use trace_file::{StoredTensor, TraceFile, TraceFileError};
-pub use transcript::{BlockContent, BlockRange, BlockTranscript, Transcript, TranscriptError};
+pub use trace_file::{StoredTensor, TraceFile};
+pub use transcript::{BlockContent, BlockRange, BlockTranscript, Transcript};

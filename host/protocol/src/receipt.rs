@@ -149,23 +149,33 @@ impl Leg {
     }
 }
 
+impl Batch {
+    /// All blocks in order, each with the node that ran it.
+    pub fn steps(&self) -> impl Iterator<Item = (PublicKey, &Step)> {
+        self.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step)))
+    }
+}
+
 impl Receipt {
     /// What stands for the receipt, whoever signed it.
     pub fn digest(&self) -> Digest {
         Digest::of(Context::RECEIPT, &content(self))
     }
 
+    /// A batch, counted from 0.
+    pub fn batch(&self, at: u32) -> Option<&Batch> {
+        self.batches.get(usize::try_from(at).ok()?)
+    }
+
     /// Where the legs of a batch belong. `None` if there is no such batch.
     pub fn place(&self, batch: u32) -> Option<Place> {
-        let lengths = self.batches.get(usize::try_from(batch).ok()?)?.lengths;
+        let lengths = self.batch(batch)?.lengths;
         Some(Place { request: self.request, package: self.package, profile: self.profile, batch, lengths })
     }
 
     /// All blocks on all batches in order: batch, node, step.
     pub fn steps(&self) -> impl Iterator<Item = (u32, PublicKey, &Step)> {
-        (0..).zip(&self.batches).flat_map(|(at, batch)| {
-            batch.legs.iter().flat_map(move |leg| leg.steps.iter().map(move |step| (at, leg.node, step)))
-        })
+        (0..).zip(&self.batches).flat_map(|(at, batch)| batch.steps().map(move |(node, step)| (at, node, step)))
     }
 }
 
@@ -204,4 +214,26 @@ impl SignedReceipt {
     pub fn is_signed(&self) -> bool {
         self.issuer.signed(Purpose::RECEIPT, &self.receipt.digest(), &self.signature)
     }
+
+    /// All signatures, each verified when it is its turn: that of the whole, then those of the legs.
+    pub fn seals(&self) -> impl Iterator<Item = Seal<'_>> {
+        let whole = std::iter::once_with(|| Seal { signer: self.issuer, leg: None, valid: self.is_signed() });
+        let batches = (0..).zip(&self.receipt.batches);
+        let legs = batches.flat_map(|(at, batch)| batch.legs.iter().map(move |leg| (at, leg)));
+        whole.chain(legs.map(|(at, leg)| {
+            let valid = self.receipt.place(at).is_some_and(|place| leg.is_signed(&place));
+            Seal { signer: leg.node, leg: Some((at, leg)), valid }
+        }))
+    }
+}
+
+/// A signature on a receipt.
+#[derive(Debug, Clone, Copy)]
+pub struct Seal<'a> {
+    /// Who is said to have signed.
+    pub signer: PublicKey,
+    /// What is signed, and of which batch. `None`: the whole receipt.
+    pub leg: Option<(u32, &'a Leg)>,
+    /// Whether the signature holds.
+    pub valid: bool,
 }

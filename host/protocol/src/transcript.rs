@@ -8,19 +8,15 @@
 //! of attention as i32 and i64, little-endian, nothing between them. Their shapes follow from the
 //! operations, so none are written.
 //!
-//! As products are large and an auditor reads them in place, the file is a small document (the
-//! [`Transcript`]) followed by the bytes it speaks of:
-//!
-//! ```text
-//! length of the document (u64, little-endian) | document | input, products of the first block | ...
-//! ```
+//! Inputs and products follow the document, block by block, as its [payload](crate::payload).
 //!
 //! Each block's part is signed by the node that ran the block: a bit that flips on the way accuses
 //! nobody.
 
 use crate::digest::{Context, Digest};
-use crate::encoding::{self, DecodeError, Document, content};
+use crate::encoding::{Document, content};
 use crate::key::{PublicKey, Purpose, Signature, SigningKey};
+use crate::payload::{self, PayloadError, WithPayload};
 use minicbor::{Decode, Encode};
 use std::ops::Range;
 
@@ -152,68 +148,27 @@ pub struct BlockRange {
     pub products: Range<usize>,
 }
 
-/// A transcript's file cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TranscriptError {
-    /// The document in front.
-    #[error(transparent)]
-    Document(#[from] DecodeError),
-    /// Too short to hold what it says.
-    #[error("the transcript is cut off: it has {found} bytes, {needed} are needed")]
-    Truncated {
-        /// Bytes there.
-        found: u64,
-        /// Bytes needed.
-        needed: u64,
-    },
-    /// Bytes that nothing speaks of.
-    #[error("the transcript has {0} bytes too many at its end")]
-    TooLong(u64),
+impl WithPayload for Transcript {
+    fn parts(&self) -> impl Iterator<Item = u64> {
+        self.blocks.iter().flat_map(|block| [block.input, block.products])
+    }
 }
 
 impl Transcript {
     /// The bytes before those of the blocks.
     pub fn head(&self) -> Vec<u8> {
-        let document = encoding::encode(self);
-        [&(document.len() as u64).to_le_bytes()[..], &document].concat()
+        payload::head(self)
     }
 
     /// Read the document of a file and find the bytes of its blocks.
     ///
     /// # Errors
     /// A file that is cut off or grown, or a document that is none.
-    pub fn read(file: &[u8]) -> Result<(Self, Vec<BlockRange>), TranscriptError> {
-        let truncated = |needed: u64| TranscriptError::Truncated { found: file.len() as u64, needed };
-        let (length, rest) = file.split_first_chunk::<8>().ok_or_else(|| truncated(8))?;
-        let length = u64::from_le_bytes(*length);
-        if length > Self::LIMIT as u64 {
-            // Not a transcript: perhaps another document, which says so itself.
-            let start = file.get(..file.len().min(Self::LIMIT)).unwrap_or_default();
-            if let Err(other @ DecodeError::Kind { found: Some(_), .. }) = encoding::decode::<Self>(start) {
-                return Err(other.into());
-            }
-        }
-        let document = usize::try_from(length).ok().and_then(|length| rest.get(..length));
-        let document = document.ok_or_else(|| truncated(length.saturating_add(8)))?;
-        let transcript: Self = encoding::decode(document)?;
-        let mut at = length.saturating_add(8);
-        let mut ranges = Vec::new();
-        for block in &transcript.blocks {
-            let middle = at.saturating_add(block.input);
-            let end = middle.saturating_add(block.products);
-            let range = |from: u64, to: u64| Some(usize::try_from(from).ok()?..usize::try_from(to).ok()?);
-            match (range(at, middle), range(middle, end)) {
-                (Some(input), Some(products)) if end <= file.len() as u64 => {
-                    ranges.push(BlockRange { input, products });
-                }
-                _ => return Err(truncated(end)),
-            }
-            at = end;
-        }
-        match (file.len() as u64).saturating_sub(at) {
-            0 => Ok((transcript, ranges)),
-            more => Err(TranscriptError::TooLong(more)),
-        }
+    pub fn read(file: &[u8]) -> Result<(Self, Vec<BlockRange>), PayloadError> {
+        let (transcript, parts) = payload::read(file)?;
+        let blocks = parts.as_chunks::<2>().0.iter();
+        let blocks = blocks.map(|[input, products]| BlockRange { input: input.clone(), products: products.clone() });
+        Ok((transcript, blocks.collect()))
     }
 }
 

@@ -5,9 +5,8 @@
 
 use ostrakon_protocol::dispute::{Answered, Dispute, Disputed, Finding, SignedDispute};
 use ostrakon_protocol::{
-    Batch, BlockContent, DecodeError, Digest, Document, Leg, Operation, Place, PublicKey, Receipt, Request,
-    SignedReceipt, SignedTrace, SigningKey, Step, StoredTensor, Trace, TraceFile, TraceFileError, Transcript,
-    TranscriptError, decode, encode,
+    Batch, BlockContent, DecodeError, Digest, Document, Leg, Operation, PayloadError, Place, PublicKey, Receipt,
+    Request, SignedReceipt, SignedTrace, SigningKey, Step, StoredTensor, Trace, TraceFile, Transcript, decode, encode,
 };
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -439,6 +438,38 @@ fn too_large_is_said_before_anything_is_read() {
     let bytes = vec![0x83; SignedDispute::LIMIT + 1];
     assert!(matches!(decode::<SignedDispute>(&bytes), Err(DecodeError::TooLarge { .. })));
     let absurd = [[0xff; 8].as_slice(), b"x"].concat();
-    assert!(matches!(Transcript::read(&absurd), Err(TranscriptError::Truncated { .. })));
-    assert!(matches!(TraceFile::read(&absurd), Err(TraceFileError::Truncated { .. })));
+    assert!(matches!(Transcript::read(&absurd), Err(PayloadError::Truncated { .. })));
+    assert!(matches!(TraceFile::read(&absurd), Err(PayloadError::Truncated { .. })));
+}
+
+#[test]
+fn another_document_says_what_it_is() {
+    for error in [Transcript::read(&encode(&receipt())).unwrap_err(), TraceFile::read(&encode(&receipt())).unwrap_err()]
+    {
+        assert!(matches!(&error, PayloadError::Document(DecodeError::Kind { found: Some(_), .. })), "{error}");
+        assert!(error.to_string().contains("but an ostrakon receipt"), "{error}");
+    }
+}
+
+/// A change here gives every signed document another digest.
+#[test]
+fn the_encoding_does_not_drift() {
+    let bytes = encode(&receipt());
+    // Keys, signatures and digests are byte strings and nothing else.
+    let (key, request) = (*key().public().as_bytes(), *receipt().receipt.request.as_bytes());
+    let signature = hex::decode(receipt().signature.to_hex()).unwrap();
+    let frame = [[0x83, 0x70].as_slice(), b"ostrakon receipt", &[1, 0x84]].concat();
+    let start = [&frame, [0x58, 32].as_slice(), &key, &[0x58, 64], &signature, &[0x86, 0x58, 32], &request].concat();
+    assert!(bytes.starts_with(&start));
+    let golden = good().into_iter().map(|bytes| Digest::of_content(&bytes).to_string()[..16].to_owned());
+    let known = [
+        "4120b3faa5f6536a",
+        "01957d58de8dd4e0",
+        "c6aff0c350ab5165",
+        "c7d25e0793ac5c7f",
+        "3206524c48bc9013",
+        "966f7f6f1a4de40f",
+        "7e24cb880ffb615d",
+    ];
+    assert_eq!(golden.collect::<Vec<_>>(), known);
 }

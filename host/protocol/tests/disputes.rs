@@ -4,7 +4,7 @@
 use ostrakon_protocol::dispute::{
     Bisection, Dispute, Finding, Incomparable, SignedDispute, first_difference, other_fuel,
 };
-use ostrakon_protocol::{Batch, Digest, Leg, Operation, Place, Receipt, SigningKey, Step, Trace};
+use ostrakon_protocol::{Batch, Digest, Leg, Operation, Place, Receipt, SignedReceipt, SigningKey, Step, Trace};
 use proptest::prelude::*;
 
 fn digest(of: u8) -> Digest {
@@ -162,4 +162,30 @@ proptest! {
         bisection.answer(digest(0), digest(1));
         prop_assert_eq!(bisection.asked().len(), asked);
     }
+}
+
+#[test]
+fn every_seal_stands_for_what_it_covers() {
+    let issuer = SigningKey::from_seed(&[3; 32]);
+    let broken = |change: &dyn Fn(&mut SignedReceipt)| -> Vec<usize> {
+        let mut signed = SignedReceipt::sign(&issuer, receipt(), None);
+        change(&mut signed);
+        let seals: Vec<_> = signed.seals().collect();
+        assert_eq!(seals.len(), 5);
+        assert!(seals[0].leg.is_none() && seals[0].signer == signed.issuer);
+        for (at, seal) in seals[1..].iter().enumerate() {
+            let (batch, leg) = seal.leg.unwrap();
+            assert_eq!(
+                (batch as usize, leg, seal.signer),
+                (at / 2, &signed.receipt.batches[at / 2].legs[at % 2], leg.node)
+            );
+        }
+        (0..5).filter(|&at| !seals[at].valid).collect()
+    };
+    assert!(broken(&|_| {}).is_empty());
+    assert_eq!(broken(&|s| s.issuer = SigningKey::from_seed(&[4; 32]).public()), [0]);
+    assert_eq!(broken(&|s| s.receipt.answer = digest(1)), [0]);
+    assert_eq!(broken(&|s| s.receipt.batches[1].legs[0].steps[1].fuel += 1), [0, 3]);
+    assert_eq!(broken(&|s| s.receipt.batches[0].lengths = digest(1)), [0, 1, 2]);
+    assert_eq!(broken(&|s| s.receipt.profile = digest(1)), [0, 1, 2, 3, 4]);
 }
