@@ -9,8 +9,9 @@
 
 use nix::sys::resource::{UsageWho, getrusage};
 use ostrakon_node::audit::{AuditOptions, Auditing, Choice, Evidence, Given, Method};
-use ostrakon_node::transcript::{self, Rerun};
-use ostrakon_node::{Home, Model, NodeError, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress};
+use ostrakon_node::{
+    Home, Model, NodeError, Rerun, RunOptions, SignedReceipt, TrustPolicy, Verdict, progress, transcript,
+};
 use ostrakon_package::SigningKey;
 use std::path::Path;
 
@@ -40,9 +41,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let texts = [vec!["word"; words].join(" ")];
         let (answer, signed) = model.run_with_receipt(&texts, None, &progress::unwatched, &key)?;
         let file = directory.path().join(format!("{words}.transcript"));
-        let rerun =
-            Rerun { signed: &signed, directory: package, policy: &policy, home: &home, options: &run, key: &key };
+        let rerun = Rerun {
+            signed,
+            directory: package.to_owned(),
+            policy: policy.clone(),
+            home: home.clone(),
+            options: run.clone(),
+            key: SigningKey::from_seed(key.seed()),
+        };
         let written = transcript::write(&rerun, &|_| true, &file, &progress::unwatched)?;
+        let signed = &rerun.signed;
         let evidence = Evidence::open(&file, &signed.receipt)?;
         let given = Given { transcript: Some(&evidence), ..Given::default() };
         let mut times = [0.0; 4];
@@ -59,8 +67,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             one(0, &mut || model.run(&texts, None, &progress::unwatched).map(drop))?;
             one(1, &mut || model.run_with_receipt(&texts, None, &progress::unwatched, &key).map(drop))?;
-            one(2, &mut || accepted(&mut replay, &signed, &Given::default()))?;
-            one(3, &mut || accepted(&mut freivalds, &signed, &given))?;
+            one(2, &mut || accepted(&mut replay, signed, &Given::default()))?;
+            one(3, &mut || accepted(&mut freivalds, signed, &given))?;
         }
         let [run, receipt, replay, freivalds] = times;
         let beside = |ms: f64| format!("{ms:.2} ({:.3})", ms / run);

@@ -1,8 +1,7 @@
 //! A model of a few kilobytes, run by the real component, for tests that need thousands of runs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it is wrong")]
 
-use ostrakon_node::transcript::{self, Rerun};
-use ostrakon_node::{Home, Model, RunOptions, SignedReceipt, TrustPolicy, progress};
+use ostrakon_node::{Home, Model, Rerun, RunOptions, SignedReceipt, TrustPolicy, progress, transcript};
 use ostrakon_package::{
     ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PackageError, SigningKey, write_package,
 };
@@ -231,8 +230,14 @@ impl Tiny {
         wanted: transcript::Blocks<'_>,
     ) -> Vec<u8> {
         let file = expect(tempfile::NamedTempFile::new_in(self.path()));
-        let (home, options, policy) = (self.home(), quick(), policy());
-        let rerun = Rerun { signed, directory: package, policy: &policy, home: &home, options: &options, key };
+        let rerun = Rerun {
+            signed: signed.clone(),
+            directory: package.to_owned(),
+            policy: policy(),
+            home: self.home(),
+            options: quick(),
+            key: SigningKey::from_seed(key.seed()),
+        };
         expect(transcript::write(&rerun, wanted, file.path(), &progress::unwatched));
         expect(fs::read(file.path()))
     }

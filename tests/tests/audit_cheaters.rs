@@ -2,7 +2,7 @@
 //! and never at the cost of somebody honest.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
-use ostrakon_node::audit::Choice;
+use ostrakon_node::audit::{Choice, Given};
 use ostrakon_node::{Model, progress};
 use ostrakon_package::ImportedModel;
 use ostrakon_protocol::{Digest, Request, SignedReceipt};
@@ -288,6 +288,15 @@ fn an_issuer_who_puts_it_together_wrongly() {
         matches!(&outcome, Outcome::Reject { node, .. } if *node == Signers::three(2).issuer_name()),
         "{outcome:?}"
     );
+    // Of such a batch no step is looked at.
+    let given = Given::default();
+    let report = |scene: &mut Scene, choice| {
+        let claimed = run.sign(&Signers::three(2));
+        scene.auditors.replay.audit(&claimed.signed, &given, &choice, &progress::unwatched).unwrap()
+    };
+    let steps = TEXTS.len() * BLOCKS + 1;
+    assert_eq!(report(scene, Choice::All).looked_at, (0, steps));
+    assert_eq!(report(scene, Choice::Blocks(vec![BLOCKS])).looked_at, (0, steps));
     // No blocks, no batches.
     let mut run = right.clone();
     run.batches[2].steps.clear();

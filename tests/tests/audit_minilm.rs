@@ -3,8 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use ostrakon_node::audit::{Choice, Method};
-use ostrakon_node::transcript::{self, Rerun};
-use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, SignedReceipt, progress};
+use ostrakon_node::{Arithmetic, Compiler, Home, Rerun, RunOptions, SignedReceipt, progress, transcript};
 use ostrakon_tests::forge::{Loose, Shape, Signers, operation_at, operations};
 use ostrakon_tests::packed::{load, minilm};
 use ostrakon_tests::tiny::{Random, key, policy, quick};
@@ -46,9 +45,14 @@ impl Place {
     }
 
     fn transcript(&self, package: &Path, signed: &SignedReceipt, wanted: &[usize]) -> Vec<u8> {
-        let (home, policy, options) = (self.home(), policy(), RunOptions::default());
-        let key = &key(0);
-        let rerun = Rerun { signed, directory: package, policy: &policy, home: &home, options: &options, key };
+        let rerun = Rerun {
+            signed: signed.clone(),
+            directory: package.to_owned(),
+            policy: policy(),
+            home: self.home(),
+            options: RunOptions::default(),
+            key: key(0),
+        };
         let out = self.0.path().join("transcript");
         transcript::write(&rerun, &|place| wanted.contains(&place), &out, &progress::unwatched).unwrap();
         std::fs::read(out).unwrap()

@@ -5,7 +5,10 @@
 #[path = "disputes/cheating.rs"]
 mod cheating;
 
-use cheating::{BATCH, CHEATER, Court, Forge, HONEST, OTHER, court, is_right, key, parts, sign, texts, trace_file};
+use cheating::{
+    BATCH, CHEATER, Court, Forge, HONEST, OTHER, court, digest, is_right, key, parts, sign, texts, trace_file,
+};
+use ostrakon_nn::Tensor;
 use ostrakon_node::NodeError;
 use ostrakon_node::dispute::{Decision, Finding, Side, decide, settle};
 use ostrakon_protocol::dispute::{Incomparable, SignedDispute};
@@ -287,6 +290,65 @@ fn a_side_that_lies_while_it_is_asked_gains_nothing() {
             assert!(is_right(&decision, HONEST, CHEATER), "{at}: {decision:#?}");
         }
     }
+}
+
+/// Two who agree on something that would cost the referee its memory: it is not computed.
+#[test]
+fn sequences_longer_than_any_run_are_not_computed() {
+    let mut court = court();
+    let block = "blocks.1";
+    let long = court.model.manifest().max_tokens + 1;
+    let zeros = |width: u32| Tensor::from_f32(vec![long, width], vec![0.0; (long * width) as usize]).unwrap();
+    let lengths = Tensor::from_i32(vec![1], vec![long as i32]).unwrap();
+    let (qkv, hidden) = (zeros(3), zeros(384));
+    let tensors = [&lengths, &qkv, &hidden].map(|tensor| (digest(tensor), tensor.clone()));
+    let tensor = |of: &Digest| tensors.iter().find(|(known, _)| known == of).map(|(_, tensor)| tensor.clone());
+
+    // As the input of an operation.
+    let output = |seed: u8| Digest::of_content(&[seed]);
+    let side = |seed: u8| {
+        let inputs = vec![("qkv".to_owned(), digest(&qkv)), ("lengths".to_owned(), digest(&lengths))];
+        let operations = vec![Operation { name: "attention 1".to_owned(), inputs, output: output(seed) }];
+        Remote::honest(&Trace { receipt: output(0), batch: BATCH, block: block.to_owned(), operations })
+    };
+    let receipt = |court: &Court, seed: u8| court.receipt_with(seed, block, |step| step.output = output(seed));
+    let (a, b) = (receipt(&court, CHEATER), receipt(&court, OTHER));
+    let (side_a, side_b) = (side(CHEATER), side(OTHER));
+    let sides: [Option<&dyn Side>; 2] = [Some(&side_a), Some(&side_b)];
+    let decision = settle(&mut court.model, [&a, &b], sides, &tensor).unwrap();
+    assert!(decision.dispute.operation.is_none(), "{decision:#?}");
+    assert!(decision.notes[0].contains(&format!("not 1 to {} tokens", long - 1)), "{:?}", decision.notes);
+
+    // As the lengths of the batch.
+    let forge = |seed: u8| {
+        let mut receipt = receipt(&court, seed).receipt;
+        let batch = &mut receipt.batches[BATCH as usize];
+        batch.lengths = digest(&lengths);
+        let steps = &mut batch.legs[0].steps;
+        (steps[1].output, steps[2].input) = (digest(&hidden), digest(&hidden));
+        sign(seed, receipt, None)
+    };
+    let (a, b) = (forge(CHEATER), forge(OTHER));
+    let decision = settle(&mut court.model, [&a, &b], [None, None], &tensor).unwrap();
+    assert!(undecided(&decision).contains(&format!("not 1 to {} tokens", long - 1)), "{decision:#?}");
+}
+
+#[test]
+fn texts_longer_than_any_run_are_not_tokenised() {
+    let mut court = court();
+    let text = "a ".repeat(1 << 19) + "b";
+    let (_, long) = court.model.run_with_receipt(&[text], None, &|_| {}, &key(HONEST)).unwrap();
+    let out = court.files.path().join("of-a-long-text");
+    for error in [court.trace(&long, 0, "blocks.0", &out).err(), court.transcript(&long, &out).err()] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains("text 1 of the request is longer than"), "{error}");
+    }
+    let mut other = long.receipt.clone();
+    other.batches[0].legs[0].steps[3].output = Digest::of_content(b"x");
+    other.batches[0].legs[0].steps[4].input = Digest::of_content(b"x");
+    let other = sign(CHEATER, other, long.request.clone());
+    let decision = court.decide((&long, None), (&other, None));
+    assert!(undecided(&decision).contains("text 1 of the request is longer than"), "{decision:#?}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(crate) struct PackArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
 
-    /// Into how many parts the blocks are divided, each run by its own instance
+    /// Into how many parts the blocks are divided; the blocks of a part are placed together
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) shards: u16,
 
@@ -187,20 +187,16 @@ fn probability(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| "a number above 0, at most 1".to_owned())
 }
 
-/// `ostrakon transcript`.
+/// A run of this machine that is to be made again, and where the outcome goes.
 #[derive(Debug, Args)]
-pub(crate) struct TranscriptArgs {
+pub(crate) struct RerunArgs {
     /// The receipt
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) receipt: PathBuf,
 
-    /// The transcript to write
+    /// The file to write; only you can read it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) out: PathBuf,
-
-    /// These blocks only, counted from 0
-    #[arg(long, value_name = "N,N", value_delimiter = ',')]
-    pub(crate) blocks: Vec<usize>,
 
     /// The package, by directory or name; without it, the one in the store with the digest on the receipt
     #[arg(long, value_hint = ValueHint::DirPath)]
@@ -213,12 +209,22 @@ pub(crate) struct TranscriptArgs {
     pub(crate) trust: TrustArgs,
 }
 
+/// `ostrakon transcript`.
+#[derive(Debug, Args)]
+pub(crate) struct TranscriptArgs {
+    #[command(flatten)]
+    pub(crate) rerun: RerunArgs,
+
+    /// These blocks only, counted from 0
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub(crate) blocks: Vec<usize>,
+}
+
 /// `ostrakon trace`.
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
-    /// The receipt, with its request
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) receipt: PathBuf,
+    #[command(flatten)]
+    pub(crate) rerun: RerunArgs,
 
     /// The block, by its name or its place in the package, counted from 0
     #[arg(long, value_name = "NAME|N")]
@@ -227,20 +233,6 @@ pub(crate) struct TraceArgs {
     /// The batch, counted from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) batch: u32,
-
-    /// The trace to write
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) out: PathBuf,
-
-    /// The package, by directory or name; without it, the one in the store with the digest on the receipt
-    #[arg(long, value_hint = ValueHint::DirPath)]
-    pub(crate) package: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) texts: TextsArgs,
-
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
 }
 
 /// `ostrakon dispute`.

@@ -10,7 +10,7 @@ use ostrakon_tests::packed::plugins;
 use ostrakon_tests::tiny::{BLOCKS, ENCODERS, Random, Tiny, WIDE, WIDTH, block_name};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -249,6 +249,24 @@ fn what_is_no_audit_is_status_2_and_says_why() {
     machine.no_audit(&with(&["receipt", "--freivalds", "--transcript", "cut"]), &["cut off"]);
     fs::write(machine.path("long"), [&transcript[..], b"x"].concat()).unwrap();
     machine.no_audit(&with(&["receipt", "--freivalds", "--transcript", "long"]), &["too many"]);
+}
+
+/// A socket stands for a device, which whoever may write to its directory could replace.
+#[test]
+fn only_files_are_replaced() {
+    let machine = Machine::new();
+    let _listener = std::os::unix::net::UnixListener::bind(machine.path("socket")).unwrap();
+    for command in [&["transcript"][..], &["trace", "--block", "blocks.0"]] {
+        let arguments = [command, &["receipt", "--package", "honest-1", "--out"]].concat();
+        machine.done(&[&arguments[..], &["file"]].concat());
+        machine.done(&[&arguments[..], &["file"]].concat());
+        assert_eq!(fs::metadata(machine.path("file")).unwrap().permissions().mode() & 0o777, 0o600);
+        let output = machine.run(&[&arguments[..], &["socket"]].concat());
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        assert!(words.contains("socket is neither a file nor a link to one"), "{words}");
+        assert!(fs::metadata(machine.path("socket")).unwrap().file_type().is_socket());
+    }
 }
 
 #[test]

@@ -72,28 +72,29 @@ pub fn receipt(path: &Path) -> Result<Option<ReceiptReport>, NodeError> {
         Err(error) => return Err(error),
     };
     let receipt = &signed.receipt;
-    let mut steps = Vec::new();
-    for (at, batch) in (0..).zip(&receipt.batches) {
-        for leg in &batch.legs {
-            let is_signed = receipt.place(at).is_some_and(|place| leg.is_signed(&place));
-            steps.extend(leg.steps.iter().map(|step| StepReport {
-                batch: at,
-                block: step.block.clone(),
-                node: leg.node.to_string(),
-                signed: is_signed,
-                backend: leg.backend.clone(),
-                component: step.component.to_string(),
-                input: step.input.to_string(),
-                output: step.output.to_string(),
-                fuel: step.fuel,
-            }));
-        }
+    let (mut is_signed, mut steps) = (false, Vec::new());
+    for seal in signed.seals() {
+        let Some((batch, leg)) = seal.leg else {
+            is_signed = seal.valid;
+            continue;
+        };
+        steps.extend(leg.steps.iter().map(|step| StepReport {
+            batch,
+            block: step.block.clone(),
+            node: leg.node.to_string(),
+            signed: seal.valid,
+            backend: leg.backend.clone(),
+            component: step.component.to_string(),
+            input: step.input.to_string(),
+            output: step.output.to_string(),
+            fuel: step.fuel,
+        }));
     }
     Ok(Some(ReceiptReport {
         kind: "receipt",
         digest: receipt.digest().to_string(),
         issuer: signed.issuer.to_string(),
-        signed: signed.is_signed(),
+        signed: is_signed,
         request: receipt.request.to_string(),
         texts: signed.request.as_ref().map(|request| request.texts.clone()),
         package: receipt.package.to_string(),

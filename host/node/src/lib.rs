@@ -31,6 +31,7 @@ pub mod load;
 pub mod options;
 pub mod pack;
 pub mod plugins;
+mod private_file;
 pub mod progress;
 pub mod receipt;
 pub mod recipe;
@@ -50,6 +51,7 @@ pub use ostrakon_engine::Compiler;
 pub use ostrakon_engine::verification::Verdict;
 pub use ostrakon_package::{Home, TrustPolicy};
 pub use ostrakon_protocol::{Digest, Request, SignedReceipt};
+pub use replay::Rerun;
 
 /// This machine's key; made now if there is none.
 ///

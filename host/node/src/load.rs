@@ -18,7 +18,7 @@ use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits
 use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
-use ostrakon_protocol::{Context, Step};
+use ostrakon_protocol::{Batch, Context, Receipt, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -190,6 +190,26 @@ impl Model {
     /// The package's digest.
     pub fn digest(&self) -> Digest {
         self.package.digest()
+    }
+
+    /// Whether it is what the receipt is of.
+    ///
+    /// # Errors
+    /// It is another package.
+    pub(crate) fn expect_package(&self, receipt: &Receipt) -> Result<(), NodeError> {
+        if self.digest() == receipt.package {
+            return Ok(());
+        }
+        Err(NodeError::Setting(format!(
+            "the receipt is of the package {}, this one is {}",
+            receipt.package,
+            self.digest()
+        )))
+    }
+
+    /// Whether the steps of a batch are exactly the package's blocks, in order.
+    pub(crate) fn is_of_all_blocks(&self, batch: &Batch) -> bool {
+        batch.steps().map(|(_, step)| &step.block).eq(self.blocks.iter().map(|block| &block.name))
     }
 
     /// The digest of the determinism profile: equal profiles give equal fuel.

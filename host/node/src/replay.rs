@@ -3,23 +3,98 @@
 use crate::error::NodeError;
 use crate::execute::inputs;
 use crate::load::Model;
+use crate::options::RunOptions;
 use crate::receipt::tensor_digest;
-use crate::tokens::Tokenised;
-use ostrakon_nn::Tensor;
-use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, Step};
+use crate::tokens::{MAX_TEXT_BYTES, Tokenised};
+use ostrakon_exact::simd::Executor;
+use ostrakon_nn::{BackendError, Observer, ProvenBackend, Tensor};
+use ostrakon_package::{Home, TrustPolicy};
+use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, SigningKey};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A run that is to be made again by the node that made it.
+#[derive(Debug)]
+pub struct Rerun {
+    /// Its receipt, with the request.
+    pub signed: SignedReceipt,
+    /// The package's directory.
+    pub directory: PathBuf,
+    /// Whose packages are run.
+    pub policy: TrustPolicy,
+    /// This user's files.
+    pub home: Home,
+    /// How blocks are run.
+    pub options: RunOptions,
+    /// The key that signed the legs.
+    pub key: SigningKey,
+}
+
+impl Rerun {
+    /// The package, ready to run on what `backend` makes, with somebody who is told of every operation.
+    pub(crate) fn load(
+        &self,
+        backend: impl FnOnce(&Arc<Executor>) -> Result<ProvenBackend, BackendError> + Send,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Model, NodeError> {
+        let model = Model::load_observed(&self.directory, &self.policy, &self.home, &self.options, backend, observer)?;
+        model.expect_package(&self.signed.receipt)?;
+        Ok(model)
+    }
+
+    /// Only the node that ran a block can answer for it.
+    pub(crate) fn expect_own(&self, node: PublicKey, block: &str) -> Result<(), NodeError> {
+        let own = self.key.public();
+        if node == own {
+            return Ok(());
+        }
+        Err(NodeError::Setting(format!(
+            "block `{block}` was run by {node}: only that node can answer for it, this one is {own}"
+        )))
+    }
+}
 
 /// The texts that a receipt travels with.
 pub(crate) fn texts(signed: &SignedReceipt) -> Result<&[String], NodeError> {
     match &signed.request {
-        Some(request) if request.digest() == signed.receipt.request => Ok(&request.texts),
+        Some(request) if request.digest() == signed.receipt.request => {
+            expect_texts(&request.texts)?;
+            Ok(&request.texts)
+        }
         Some(_) => Err(NodeError::Setting("the request in the file is not the one of the receipt".into())),
         None => Err(NodeError::Setting("the receipt is without its request, which must be run again".into())),
     }
 }
 
-/// The steps of a batch, each with the node that ran it.
-pub(crate) fn steps(batch: &Batch) -> Vec<(PublicKey, &Step)> {
-    batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).collect()
+/// A text longer than any that is run is not tokenised.
+pub(crate) fn expect_texts(texts: &[String]) -> Result<(), NodeError> {
+    match texts.iter().position(|text| text.len() > MAX_TEXT_BYTES) {
+        None => Ok(()),
+        Some(at) => Err(NodeError::Setting(format!(
+            "text {} of the request is longer than {MAX_TEXT_BYTES} bytes: no run takes such a text",
+            at + 1
+        ))),
+    }
+}
+
+/// What attention allocates grows with the square of a length, so none that somebody else names may exceed the
+/// package's limit.
+pub(crate) fn expect_lengths(lengths: &[i32], max_tokens: u32) -> Result<(), String> {
+    let fits = |&length: &i32| u32::try_from(length).is_ok_and(|length| (1..=max_tokens).contains(&length));
+    if lengths.iter().all(fits) {
+        return Ok(());
+    }
+    Err(format!("there are texts that are not 1 to {max_tokens} tokens long"))
+}
+
+/// A batch of a receipt.
+pub(crate) fn claimed(receipt: &Receipt, batch: u32) -> Result<&Batch, NodeError> {
+    receipt.batch(batch).ok_or_else(|| {
+        NodeError::Setting(format!(
+            "the receipt has {} batches, counted from 0: there is no batch {batch}",
+            receipt.batches.len()
+        ))
+    })
 }
 
 /// What goes into the first block of a batch.
@@ -33,12 +108,7 @@ impl Start {
     /// Of a batch of a receipt with these texts.
     pub(crate) fn of(model: &Model, receipt: &Receipt, texts: &[String], batch: u32) -> Result<Self, NodeError> {
         let at = usize::try_from(batch).unwrap_or(usize::MAX);
-        let claimed = receipt.batches.get(at).ok_or_else(|| {
-            NodeError::Setting(format!(
-                "the receipt has {} batches, counted from 0: there is no batch {batch}",
-                receipt.batches.len()
-            ))
-        })?;
+        let claimed = claimed(receipt, batch)?;
         let before =
             receipt.batches.iter().take(at).fold(0usize, |sum, batch| sum.saturating_add(batch.texts as usize));
         let texts = before
@@ -47,7 +117,7 @@ impl Start {
             .ok_or_else(|| NodeError::NotReproduced(format!("batch {batch} has texts that the request has not")))?;
         let texts = model.tokens.encode(texts)?;
         let (ids, lengths) = inputs(&texts)?;
-        let first = steps(claimed).first().map(|(_, step)| step.input);
+        let first = claimed.steps().next().map(|(_, step)| step.input);
         if first != Some(tensor_digest(&ids)) || claimed.lengths != tensor_digest(&lengths) {
             return Err(NodeError::NotReproduced(format!("batch {batch} does not start from what the request makes")));
         }
@@ -71,7 +141,7 @@ pub(crate) enum Reached {
 /// Run the first `count` blocks of a batch.
 pub(crate) fn run(model: &mut Model, batch: &Batch, start: &Start, count: usize) -> Result<Reached, NodeError> {
     let mut x = start.ids.clone();
-    for (index, (_, step)) in steps(batch).into_iter().take(count).enumerate() {
+    for (index, (_, step)) in batch.steps().take(count).enumerate() {
         x = model.run_block(index, x, &start.lengths)?.output;
         let got = tensor_digest(&x);
         if got != step.output {

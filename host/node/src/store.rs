@@ -2,7 +2,7 @@
 
 use crate::error::NodeError;
 use crate::recipe::Recipe;
-use ostrakon_package::{Home, PackageError, Store, StoreError};
+use ostrakon_package::{Digest, Home, PackageError, Store, StoreError};
 use std::path::{Path, PathBuf};
 
 /// The directory of the package that `word` means: a directory with a package, else a name in the
@@ -25,6 +25,23 @@ pub fn locate(home: &Home, word: &Path) -> Result<PathBuf, NodeError> {
         }
         other => Ok(other?),
     }
+}
+
+/// The directory of the package that `word` means; without a word, of the stored one with the digest that a receipt
+/// names.
+///
+/// # Errors
+/// As [`locate`]; the store cannot be read or has no such package.
+pub fn locate_or_find(home: &Home, word: Option<&Path>, named: &Digest) -> Result<PathBuf, NodeError> {
+    if let Some(word) = word {
+        return locate(home, word);
+    }
+    let stored = Store::open(home).list()?;
+    stored.into_iter().find(|stored| stored.digest == *named).map(|stored| stored.directory).ok_or_else(|| {
+        NodeError::Setting(format!(
+            "no package in the store has the digest {named} that the receipt names: get it and give its directory with --package"
+        ))
+    })
 }
 
 /// The names of the packages in the store, in order.

@@ -8,20 +8,17 @@
 //! 3. The digests of its operations are signed by this node, which must be the one that ran the block. Beside
 //!    them go the block's input and the operands, each once (see [`ostrakon_protocol::trace_file`]).
 
-use crate::error::{NodeError, file_error};
-use crate::load::{Model, best};
-use crate::options::RunOptions;
+use crate::error::NodeError;
+use crate::load::best;
+use crate::private_file::PrivateFile;
 use crate::progress::{Event, Watcher};
 use crate::receipt::{element_code, tensor_digest};
-use crate::replay::{self, Reached, Start};
+use crate::replay::{self, Reached, Rerun, Start};
 use ostrakon_nn::{Observer, OperationKind, Tensor};
-use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{Digest, Operation, SignedReceipt, SignedTrace, SigningKey, StoredTensor, Trace, TraceFile};
+use ostrakon_protocol::{Batch, Digest, Operation, PublicKey, SignedTrace, Step, StoredTensor, Trace, TraceFile};
 use std::collections::HashSet;
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tempfile::NamedTempFile;
 
 /// Most operations of one block, and most bytes of their results: a component's quotas do not bind what is kept
 /// of it here.
@@ -39,57 +36,33 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Run the request of `signed` again with the package in `directory`, up to `block` (its name, or its place
-/// counted from 0) on `batch`, and write the trace of that block to `out`.
+/// Run a request again, up to `block` (its name, or its place counted from 0) on `batch`, and write the trace of that
+/// block to `out`.
 ///
 /// # Errors
-/// The receipt is without its request, has no such block or names another node than `key` for it; the package
+/// The receipt is without its request, has no such block or names another node than this one for it; the package
 /// is another one; the run does not give what the receipt says; the file cannot be written.
-#[allow(clippy::too_many_arguments, reason = "a run and what becomes of it")]
-pub fn write(
-    signed: &SignedReceipt,
-    batch: u32,
-    block: &str,
-    directory: &Path,
-    policy: &TrustPolicy,
-    home: &Home,
-    options: &RunOptions,
-    key: &SigningKey,
-    out: &Path,
-    watch: Watcher<'_>,
-) -> Result<Written, NodeError> {
-    let receipt = &signed.receipt;
-    let texts = replay::texts(signed)?;
-    let index = place(signed, batch, block)?;
-    let claimed = receipt.batches.get(usize::try_from(batch).unwrap_or(usize::MAX));
-    let claimed = claimed.ok_or_else(|| NodeError::Setting(format!("the receipt has no batch {batch}")))?;
-    let steps = replay::steps(claimed);
-    let &(node, step) = steps.get(index).ok_or_else(|| no_block(block, batch))?;
-    if node != key.public() {
-        return Err(NodeError::Setting(format!(
-            "block `{}` was run by {node}: only that node can sign its trace, this one is {}",
-            step.block,
-            key.public()
-        )));
-    }
+pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
+    let receipt = &rerun.signed.receipt;
+    let texts = replay::texts(&rerun.signed)?;
+    let out = PrivateFile::at(out)?;
+    let claimed = replay::claimed(receipt, batch)?;
+    let (index, node, step) = place(claimed, block).ok_or_else(|| {
+        NodeError::Setting(format!(
+            "the receipt has no block {block:?} on batch {batch}: give a name such as blocks.0, or its place counted from 0"
+        ))
+    })?;
+    rerun.expect_own(node, &step.block)?;
     watch(Event::Step("opening the package".into()));
     let recorder = Arc::new(Recorder::default());
-    let observer = Arc::clone(&recorder) as Arc<dyn Observer>;
-    let mut model = Model::load_observed(directory, policy, home, options, best, Some(observer))?;
-    if model.digest() != receipt.package {
-        return Err(NodeError::Setting(format!(
-            "the receipt is of the package {}, this is {}",
-            receipt.package,
-            model.digest()
-        )));
-    }
+    let mut model = rerun.load(best, Some(Arc::clone(&recorder) as Arc<dyn Observer>))?;
     watch(Event::Step(format!("running up to {}", step.block)));
     let start = Start::of(&model, receipt, texts, batch)?;
     let input = match replay::run(&mut model, claimed, &start, index)? {
         Reached::There(input) => input,
         Reached::Differs { index, got } => {
-            let step = steps.get(index).map(|(_, step)| *step);
-            return Err(not_reproduced(batch, step.map_or("?", |step| &step.block), got));
+            let block = claimed.steps().nth(index).map_or("?", |(_, step)| &step.block);
+            return Err(not_reproduced(batch, block, got));
         }
     };
     recorder.begin();
@@ -105,29 +78,19 @@ pub fn write(
     let operations: Vec<Operation> = seen.iter().map(|seen| seen.digests(&mut tensors)).collect();
     let trace = Trace { receipt: receipt.digest(), batch, block: step.block.clone(), operations };
     let operations = trace.operations.len();
-    let file = TraceFile { signed: SignedTrace::sign(key, trace), tensors: tensors.list() };
-    let bytes = save(&file, &tensors, out).map_err(file_error("write", out))?;
+    let file = TraceFile { signed: SignedTrace::sign(&rerun.key, trace), tensors: tensors.list() };
+    let bytes = out.write(|to| {
+        to.write_all(&file.head())?;
+        tensors.tensors.iter().try_for_each(|(_, tensor)| to.write_all(&tensor.bytes()))
+    })?;
     Ok(Written { block: step.block.clone(), operations, bytes })
 }
 
-/// The place of a block on a batch.
-fn place(signed: &SignedReceipt, batch: u32, block: &str) -> Result<usize, NodeError> {
-    let batches = &signed.receipt.batches;
-    let steps = batches.get(usize::try_from(batch).unwrap_or(usize::MAX)).map(replay::steps).ok_or_else(|| {
-        NodeError::Setting(format!(
-            "the receipt has {} batches, counted from 0: there is no batch {batch}",
-            batches.len()
-        ))
-    })?;
-    let named = steps.iter().position(|(_, step)| step.block == block);
-    let index = named.or_else(|| block.parse().ok()).filter(|&index| index < steps.len());
-    index.ok_or_else(|| no_block(block, batch))
-}
-
-fn no_block(block: &str, batch: u32) -> NodeError {
-    NodeError::Setting(format!(
-        "the receipt has no block {block:?} on batch {batch}: give a name such as blocks.0, or its place counted from 0"
-    ))
+/// The block of this name, or at this place, with the node that ran it.
+fn place<'a>(batch: &'a Batch, block: &str) -> Option<(usize, PublicKey, &'a Step)> {
+    let named = batch.steps().position(|(_, step)| step.block == block);
+    let index = named.or_else(|| block.parse().ok())?;
+    batch.steps().nth(index).map(|(node, step)| (index, node, step))
 }
 
 fn not_reproduced(batch: u32, block: &str, got: Digest) -> NodeError {
@@ -226,19 +189,4 @@ impl Tensors {
         };
         self.tensors.iter().map(stored).collect()
     }
-}
-
-fn save(file: &TraceFile, tensors: &Tensors, out: &Path) -> io::Result<u64> {
-    // For this user's eyes only, and under its name only when it is whole.
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut to = BufWriter::new(NamedTempFile::new_in(folder)?);
-    let head = file.head();
-    to.write_all(&head)?;
-    let mut bytes = head.len() as u64;
-    for (_, tensor) in &tensors.tensors {
-        to.write_all(&tensor.bytes())?;
-        bytes = bytes.saturating_add(tensor.byte_len() as u64);
-    }
-    to.into_inner().map_err(io::IntoInnerError::into_error)?.persist(out)?;
-    Ok(bytes)
 }

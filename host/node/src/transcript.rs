@@ -8,22 +8,18 @@
 //! 2. Input and products of each wanted block go to a temporary file as they are made; this node signs them.
 //! 3. The document that speaks of them goes in front (see [`ostrakon_protocol::transcript`]).
 
-use crate::error::{NodeError, file_error};
+use crate::error::NodeError;
 use crate::execute::{column, inputs, internal};
-use crate::load::Model;
-use crate::options::RunOptions;
+use crate::private_file::PrivateFile;
 use crate::progress::{Event, Watcher};
 use crate::receipt::{element_code, tensor_digest};
+use crate::replay::{self, Rerun};
 use ostrakon_exact::simd::Executor;
 use ostrakon_nn::{Backend, BackendError, ProvenBackend, Recorder, Tensor};
-use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{BlockContent, BlockTranscript, Digest, PublicKey, SignedReceipt, SigningKey, Transcript};
-
-use std::fs::File;
+use ostrakon_protocol::{BlockContent, BlockTranscript, Digest, Transcript};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use tempfile::NamedTempFile;
 
 /// Most bytes of products of one block on one batch.
 const MAX_PRODUCTS: usize = 4 << 30;
@@ -48,51 +44,22 @@ pub(crate) fn keeping<'a, B: Backend + Clone + 'static>(
     move |executor| ProvenBackend::new(slot.get_or_init(|| make(executor)).clone())
 }
 
-/// A run that is to be made again by the node that made it.
-#[derive(Clone, Copy)]
-pub struct Rerun<'a> {
-    /// Its receipt, with the request.
-    pub signed: &'a SignedReceipt,
-    /// The package's directory.
-    pub directory: &'a Path,
-    /// Whose packages are run.
-    pub policy: &'a TrustPolicy,
-    /// This user's files.
-    pub home: &'a Home,
-    /// How blocks are run.
-    pub options: &'a RunOptions,
-    /// The key that signed the legs.
-    pub key: &'a SigningKey,
-}
-
 /// Run a request again and write the transcript of the wanted blocks to `out`.
 ///
 /// # Errors
 /// The receipt is without its request or its legs were not signed by this key; the package is another one; the
 /// run does not give what the receipt says; the file cannot be written.
-pub fn write(rerun: &Rerun<'_>, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
-    let Rerun { signed, directory, policy, home, options, key } = *rerun;
-    let receipt = &signed.receipt;
-    let texts = match &signed.request {
-        Some(request) if request.digest() == receipt.request => &request.texts,
-        Some(_) => return Err(NodeError::Setting("the request in the file is not the one of the receipt".into())),
-        None => return Err(NodeError::Setting("the receipt is without its request, which must be run again".into())),
-    };
+pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
+    let receipt = &rerun.signed.receipt;
+    let texts = replay::texts(&rerun.signed)?;
+    let out = PrivateFile::at(out)?;
     let recorder = OnceLock::new();
     let backend = keeping(&recorder, |executor| Recorder::new(Arc::clone(executor), MAX_PRODUCTS));
-    let mut model = Model::load_on(directory, policy, home, options, backend)?;
-    if model.digest() != receipt.package {
-        return Err(NodeError::Setting(format!(
-            "the receipt is of the package {}, this is {}",
-            receipt.package,
-            model.digest()
-        )));
-    }
+    let mut model = rerun.load(backend, None)?;
     let recorder = recorder.get().ok_or_else(|| NodeError::Arithmetic("the recorder did not start".into()))?;
 
     let id = receipt.digest();
-    let folder = folder(out);
-    let mut payload = BufWriter::new(tempfile::tempfile_in(folder).map_err(file_error("write to", folder))?);
+    let mut payload = BufWriter::new(out.scratch()?);
     let mut blocks = Vec::new();
     let tokenised = model.tokens.encode(texts)?;
     let mut rest = tokenised.as_slice();
@@ -105,14 +72,13 @@ pub fn write(rerun: &Rerun<'_>, wanted: Blocks<'_>, out: &Path, watch: Watcher<'
         rest = after;
         let (ids, lengths) = inputs(part)?;
         let mut x = ids;
-        let steps = batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step)));
-        for (index, (node, step)) in steps.enumerate() {
+        for (index, (node, step)) in batch.steps().enumerate() {
             let input = x.clone();
             x = model.run_block(index, x, &lengths)?.output;
             let products = recorder.take();
             same(at, &step.block, tensor_digest(&x), step.output)?;
             if wanted(index) {
-                expect_own(key, node, &step.block)?;
+                rerun.expect_own(node, &step.block)?;
                 let content = BlockContent {
                     batch: at,
                     block: &step.block,
@@ -123,8 +89,8 @@ pub fn write(rerun: &Rerun<'_>, wanted: Blocks<'_>, out: &Path, watch: Watcher<'
                     products: &products,
                 };
                 let written = payload.write_all(content.input).and_then(|()| payload.write_all(content.products));
-                written.map_err(file_error("write", folder))?;
-                blocks.push(content.sign(key, &id));
+                written.map_err(out.failed())?;
+                blocks.push(content.sign(&rerun.key, &id));
             }
             done += 1;
             watch(Event::Done { done, total });
@@ -132,7 +98,12 @@ pub fn write(rerun: &Rerun<'_>, wanted: Blocks<'_>, out: &Path, watch: Watcher<'
     }
 
     let transcript = Transcript { receipt: id, blocks };
-    let bytes = finish(&transcript, payload, out).map_err(file_error("write", out))?;
+    let mut payload = payload.into_inner().map_err(|error| out.failed()(error.into_error()))?;
+    let bytes = out.write(|to| {
+        to.write_all(&transcript.head())?;
+        payload.rewind()?;
+        io::copy(&mut payload, to).map(drop)
+    })?;
     Ok(Written { blocks: transcript.blocks.len(), bytes })
 }
 
@@ -141,34 +112,6 @@ fn same(batch: u32, block: &str, got: Digest, claimed: Digest) -> Result<(), Nod
         return Ok(());
     }
     Err(NodeError::NotReproduced(format!("block `{block}` of batch {batch} gives {got}, the receipt says {claimed}")))
-}
-
-/// Only the node that ran a block can sign what it did.
-pub(crate) fn expect_own(key: &SigningKey, node: PublicKey, block: &str) -> Result<(), NodeError> {
-    if node == key.public() {
-        return Ok(());
-    }
-    Err(NodeError::Setting(format!(
-        "block `{block}` was run by {node}: only that node can answer for it, this one is {}",
-        key.public()
-    )))
-}
-
-fn finish(transcript: &Transcript, payload: BufWriter<File>, out: &Path) -> io::Result<u64> {
-    let mut payload = payload.into_inner().map_err(io::IntoInnerError::into_error)?;
-    payload.rewind()?;
-    // For this user's eyes only, and under its name only when it is whole.
-    let mut file = NamedTempFile::new_in(folder(out))?;
-    let head = transcript.head();
-    file.write_all(&head)?;
-    let bytes = head.len() as u64 + io::copy(&mut payload, &mut file)?;
-    file.persist(out)?;
-    Ok(bytes)
-}
-
-/// The directory of a file.
-fn folder(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The lengths of a batch as a transcript has them.

@@ -3,11 +3,11 @@
 use ostrakon_exact::simd::Level;
 use ostrakon_nn::{Meter, OperationKind, Tensor, TensorType};
 use ostrakon_node::dispute::{Decision, Finding, decide};
-use ostrakon_node::{Home, Model, RunOptions, TrustPolicy};
+use ostrakon_node::{Model, NodeError, Rerun, RunOptions, TrustPolicy, trace, transcript};
 use ostrakon_protocol::{
     Digest, Leg, Operation, SignedReceipt, SignedTrace, SigningKey, StoredTensor, Trace, TraceFile,
 };
-use ostrakon_tests::packed::{load, minilm};
+use ostrakon_tests::packed::{home, load, minilm};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -64,26 +64,40 @@ impl Court {
             return known.clone();
         }
         let out = self.files.path().join(format!("{block}.trace"));
-        // Another SIMD level and number of threads than the referee's: it must not matter.
-        let options = RunOptions { simd: Some(Level::available()[0]), threads: Some(1), ..RunOptions::default() };
-        let policy = TrustPolicy { allow_unknown: true, ..TrustPolicy::default() };
-        let home = Home::under(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/home"));
-        let written = ostrakon_node::trace::write(
-            &self.honest,
-            BATCH,
-            block,
-            &minilm(1),
-            &policy,
-            &home,
-            &options,
-            &key(HONEST),
-            &out,
-            &|_| {},
-        );
+        let written = self.trace(&self.honest, BATCH, block, &out);
         assert_eq!(written.unwrap().block, block);
         let bytes = std::fs::read(&out).unwrap();
         self.traces.insert(block.to_owned(), bytes.clone());
         bytes
+    }
+
+    /// The honest node's run, to be made again.
+    fn rerun(signed: &SignedReceipt) -> Rerun {
+        Rerun {
+            signed: signed.clone(),
+            directory: minilm(1),
+            policy: TrustPolicy { allow_unknown: true, ..TrustPolicy::default() },
+            home: home(),
+            // Another SIMD level and number of threads than the referee's: it must not matter.
+            options: RunOptions { simd: Some(Level::available()[0]), threads: Some(1), ..RunOptions::default() },
+            key: key(HONEST),
+        }
+    }
+
+    /// Write the trace of a block of a run of the honest node.
+    pub(crate) fn trace(
+        &self,
+        signed: &SignedReceipt,
+        batch: u32,
+        block: &str,
+        out: &Path,
+    ) -> Result<trace::Written, NodeError> {
+        trace::write(&Self::rerun(signed), batch, block, out, &|_| {})
+    }
+
+    /// Write the transcript of a run of the honest node.
+    pub(crate) fn transcript(&self, signed: &SignedReceipt, out: &Path) -> Result<transcript::Written, NodeError> {
+        transcript::write(&Self::rerun(signed), &|_| true, out, &|_| {})
     }
 
     /// A node that forges operation `at` of a block and computes on from there: its receipt and its trace.

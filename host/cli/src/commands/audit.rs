@@ -5,7 +5,7 @@ use crate::args::{AuditArgs, EngineArg};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
-use ostrakon_node::audit::{self, AuditOptions, AuditReport, Auditing, Choice, Evidence, Given, Method};
+use ostrakon_node::audit::{AuditOptions, AuditReport, Auditing, Choice, Evidence, Given, Method};
 use ostrakon_node::progress::Event;
 use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, SignedReceipt, Verdict, receipt, store};
 use serde::Serialize;
@@ -27,10 +27,7 @@ pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     let home = home()?;
     let signed: SignedReceipt = receipt::read(&args.receipt)?;
-    let directory = match &args.package {
-        Some(word) => store::locate(&home, word)?,
-        None => audit::stored(&home, &signed.receipt.package)?,
-    };
+    let directory = store::locate_or_find(&home, args.package.as_deref(), &signed.receipt.package)?;
     let transcript = args.transcript.as_deref().map(|path| Evidence::open(path, &signed.receipt)).transpose()?;
     let texts = texts(&args.texts)?;
     let choice = match (args.sample, args.blocks.as_slice()) {

@@ -7,6 +7,7 @@ mod doctor;
 mod inspect;
 mod pack;
 mod plugin;
+mod rerun;
 mod run;
 mod trace;
 mod transcript;
@@ -16,7 +17,7 @@ use crate::args::{Cli, Command, TextsArgs, TrustArgs};
 use crate::input;
 use crate::problem::Problem;
 use clap::CommandFactory;
-use ostrakon_node::{Home, NodeError, Request, SignedReceipt, TrustPolicy};
+use ostrakon_node::{Home, NodeError, TrustPolicy};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -67,18 +68,6 @@ fn texts(args: &TextsArgs) -> Result<Option<Vec<String>>, Problem> {
         ([], None) => Ok(None),
         (text, file) => Ok(Some(input::gather(text.to_vec(), file)?.texts)),
     }
-}
-
-/// Put the texts that were given into a receipt that is without them.
-fn give_texts(signed: &mut SignedReceipt, args: &TextsArgs) -> Result<(), Problem> {
-    if let Some(texts) = texts(args)? {
-        signed.request = Some(Request { package: signed.receipt.package, texts });
-    }
-    if signed.request.is_none() {
-        return Err(Problem::usage("the receipt is without its request, which must be run again".into())
-            .hint("give the request's texts with --text or --input"));
-    }
-    Ok(())
 }
 
 /// What is written must not replace what was read.

@@ -2,6 +2,7 @@
 
 use crate::error::{NodeError, file_error};
 use crate::receipt::{element_type, tensor_digest};
+use crate::replay::expect_lengths;
 use crate::transcript::lengths_tensor;
 use memmap2::Mmap;
 use ostrakon_nn::Tensor;
@@ -94,12 +95,9 @@ impl BlockEvidence<'_> {
     }
 
     /// The block's input and the batch's lengths, if they are those that the receipt commits to.
-    /// What attention allocates grows with the square of a length, so no text may be longer than `max_tokens`.
+    /// No text may be longer than `max_tokens`.
     pub(super) fn inputs(&self, step: &Step, batch: &Batch, max_tokens: u32) -> Result<(Tensor, Tensor), String> {
-        let fits = |&length: &i32| u32::try_from(length).is_ok_and(|length| (1..=max_tokens).contains(&length));
-        if !self.block.lengths.iter().all(fits) {
-            return Err(format!("the transcript has texts that are not 1 to {max_tokens} tokens long"));
-        }
+        expect_lengths(&self.block.lengths, max_tokens).map_err(|why| format!("the transcript is of no run: {why}"))?;
         let ty = element_type(self.block.element)
             .ok_or_else(|| format!("the transcript has an input of the unknown type {}", self.block.element))?;
         let bytes = self.part(&self.range.input).as_ref().to_vec();

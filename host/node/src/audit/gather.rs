@@ -7,7 +7,8 @@
 //! first block, the tokens of the request. So blocks can be looked at alone where there is a transcript; without
 //! one, the blocks before the last one that was chosen are run too, and then they are looked at as well.
 //!
-//! The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
+//! A batch whose steps are not the package's blocks is not looked at: the verifier rejects such a receipt before it
+//! comes to any step. The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
 //! know who is to blame.
 
 use super::Cost;
@@ -25,6 +26,8 @@ use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, Step};
 /// What gathering needs.
 pub(super) struct Gathering<'a> {
     pub(super) signed: &'a SignedReceipt,
+    /// Whether all its signatures hold.
+    pub(super) is_signed: bool,
     pub(super) model: &'a mut Model,
     /// With Freivalds.
     pub(super) auditor: Option<&'a Auditor>,
@@ -72,7 +75,7 @@ impl Gathering<'_> {
         }
         found.texts = texts.map(|texts| u32::try_from(texts.len()).unwrap_or(u32::MAX));
         // Tokenising is work: none of it for a receipt that nobody answers for or that does not add up.
-        let texts = texts.filter(|texts| is_signed(signed) && adds_up(&signed.receipt, texts.len()));
+        let texts = texts.filter(|texts| self.is_signed && adds_up(&signed.receipt, texts.len()));
         let tokenised = texts.map(|texts| self.model.tokens.encode(texts)).transpose()?;
         let mut rest = tokenised.as_deref();
         found.outputs = vec![None; signed.receipt.outputs.len()];
@@ -92,11 +95,12 @@ impl Gathering<'_> {
                     lengths: word(tensor_digest(lengths)),
                 }),
             );
-            let claimed = batch.legs.iter().flat_map(|leg| &leg.steps).next();
             let made = made.filter(|(ids, lengths)| {
-                claimed.is_some_and(|step| step.input == tensor_digest(ids)) && batch.lengths == tensor_digest(lengths)
+                batch.steps().next().is_some_and(|(_, step)| step.input == tensor_digest(ids))
+                    && batch.lengths == tensor_digest(lengths)
             });
             let place = Place { at, batch, texts, inputs: made };
+            stopped = stopped || !self.model.is_of_all_blocks(batch);
             let result = if stopped { self.skip(&place, &mut found) } else { self.batch(&place, &mut found, watch) };
             stopped |= result.is_wrong;
             let places = found.outputs.iter_mut().skip(first);
@@ -109,22 +113,21 @@ impl Gathering<'_> {
     }
 
     fn skip(&self, place: &Place<'_>, found: &mut Gathered) -> BatchResult {
-        let steps = place.batch.legs.iter().map(|leg| leg.steps.len()).sum();
-        found.steps.extend(std::iter::repeat_n(Observation::NotLookedAt, steps));
+        found.steps.extend(place.batch.steps().map(|_| Observation::NotLookedAt));
         BatchResult::default()
     }
 
     fn batch(&mut self, place: &Place<'_>, found: &mut Gathered, watch: Watcher<'_>) -> BatchResult {
-        let steps: Vec<(PublicKey, &Step)> =
-            place.batch.legs.iter().flat_map(|leg| leg.steps.iter().map(move |step| (leg.node, step))).collect();
+        let steps: Vec<(PublicKey, &Step)> = place.batch.steps().collect();
         let first = found.steps.len();
-        let chosen = self.chosen.get(first..first + steps.len()).unwrap_or_default().to_vec();
+        let chosen = self.chosen.get(first..first + steps.len()).unwrap_or_default();
+        let needed = self.needed(chosen, &steps, place);
         let mut result = BatchResult::default();
         // What the block before gave here, seen to be what the receipt says.
         let mut x: Option<Tensor> = None;
-        for (index, (node, step)) in steps.iter().enumerate() {
+        for (index, ((node, step), needed)) in steps.iter().zip(needed).enumerate() {
             let evidence = self.evidence.and_then(|evidence| evidence.block(place.at, &step.block));
-            if result.is_wrong || !self.is_needed(index, &chosen, &steps, place) {
+            if result.is_wrong || !needed {
                 found.steps.push(Observation::NotLookedAt);
                 x = None;
                 continue;
@@ -162,18 +165,20 @@ impl Gathering<'_> {
         result
     }
 
-    /// Whether a step must be run: it was chosen, or a chosen one after it has no input otherwise.
-    fn is_needed(&self, index: usize, chosen: &[bool], steps: &[(PublicKey, &Step)], place: &Place<'_>) -> bool {
-        if chosen.get(index) == Some(&true) {
-            return true;
-        }
-        if self.auditor.is_some() {
-            return false;
-        }
+    /// Which steps must be run: those that were chosen, and those before a chosen one that has no input otherwise.
+    fn needed(&self, chosen: &[bool], steps: &[(PublicKey, &Step)], place: &Place<'_>) -> Vec<bool> {
         let has_input =
             |step: &Step| self.evidence.is_some_and(|evidence| evidence.block(place.at, &step.block).is_some());
-        let later = chosen.iter().zip(steps).skip(index + 1);
-        later.take_while(|(_, (_, step))| !has_input(step)).any(|(&chosen, _)| chosen)
+        // From the last to the first: whether the one after wants what this one gives.
+        let mut is_wanted = false;
+        let from_last = chosen.iter().zip(steps).rev().map(|(&chosen, (_, step))| {
+            let needed = chosen || is_wanted;
+            is_wanted = needed && self.auditor.is_none() && !has_input(step);
+            needed
+        });
+        let mut needed: Vec<bool> = from_last.collect();
+        needed.reverse();
+        needed
     }
 
     /// Whether fuel can be compared.
@@ -183,7 +188,7 @@ impl Gathering<'_> {
 
     fn replay(&mut self, job: Job<'_>) -> Result<Looked, String> {
         let Job { index, step, input, lengths, .. } = job;
-        let done = self.model.run_block(index, input, &lengths).map_err(|error| full(&error))?;
+        let done = self.model.run_block(index, input, &lengths).map_err(|error| error.in_full())?;
         let output = tensor_digest(&done.output);
         let fuel = self.is_comparable().then_some(done.fuel);
         let is_wrong = output != step.output || fuel.is_some_and(|fuel| fuel != step.fuel);
@@ -216,7 +221,7 @@ impl Gathering<'_> {
                 (Checked { products, output: Some(word(tensor_digest(&done.output))), fuel }, Some(done.output))
             }
             Err(_) if !passed => (Checked { products, output: None, fuel: None }, None),
-            Err(error) => return Err(full(&error)),
+            Err(error) => return Err(error.in_full()),
         };
         let right =
             passed && checked.output == Some(word(step.output)) && checked.fuel.is_none_or(|fuel| fuel == step.fuel);
@@ -255,13 +260,6 @@ struct BatchResult {
     is_wrong: bool,
 }
 
-/// Whether the issuer and every node signed what they are said to have signed.
-fn is_signed(signed: &SignedReceipt) -> bool {
-    let legs = (0..).zip(&signed.receipt.batches).flat_map(|(at, batch)| batch.legs.iter().map(move |leg| (at, leg)));
-    signed.is_signed()
-        && legs.into_iter().all(|(at, leg)| signed.receipt.place(at).is_some_and(|place| leg.is_signed(&place)))
-}
-
 /// Whether there is one output for each text of each batch and of the request.
 fn adds_up(receipt: &Receipt, texts: usize) -> bool {
     let batches: u64 = receipt.batches.iter().map(|batch| u64::from(batch.texts)).sum();
@@ -282,18 +280,4 @@ fn product(product: CheckedProduct) -> Product {
 /// A digest as the verifier takes it.
 pub(super) fn word(digest: Digest) -> ostrakon_engine::verification::Digest {
     (*digest.as_bytes()).into()
-}
-
-/// An error with all its causes.
-fn full(error: &NodeError) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

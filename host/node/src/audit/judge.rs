@@ -37,13 +37,14 @@ impl Judge {
     pub(super) fn judge(
         &mut self,
         signed: &SignedReceipt,
+        sealed: &[ostrakon_protocol::Seal<'_>],
         model: &Model,
         found: Gathered,
     ) -> Result<Judged, NodeError> {
         let Gathered { missing, texts, inputs, steps, outputs, .. } = found;
         let evidence = Evidence {
             missing,
-            seals: seals(signed),
+            seals: sealed.iter().flat_map(seals).collect(),
             blocks: blocks(model),
             texts,
             inputs,
@@ -77,39 +78,24 @@ fn claim(signed: &SignedReceipt) -> Claim {
     }
 }
 
-fn seals(signed: &SignedReceipt) -> Vec<Seal> {
-    let receipt = &signed.receipt;
-    let mut seals = vec![Seal {
-        subject: "the receipt".into(),
-        signer: signed.issuer.to_string(),
-        valid: signed.is_signed(),
-        batch: None,
-        block: None,
-    }];
-    for (at, batch) in (0..).zip(&receipt.batches) {
-        let Some(place) = receipt.place(at) else { continue };
-        for leg in &batch.legs {
-            let valid = leg.is_signed(&place);
-            if leg.steps.is_empty() {
-                // It covers no block, but somebody is named.
-                seals.push(Seal {
-                    subject: format!("a part of batch {at} without blocks"),
-                    signer: leg.node.to_string(),
-                    valid,
-                    batch: Some(at),
-                    block: Some(String::new()),
-                });
-            }
-            seals.extend(leg.steps.iter().map(|step| Seal {
-                subject: format!("block `{}` of batch {at}", step.block),
-                signer: leg.node.to_string(),
-                valid,
-                batch: Some(at),
-                block: Some(step.block.clone()),
-            }));
-        }
+/// What a signature is of, for the verifier: the whole, or block by block.
+fn seals(seal: &ostrakon_protocol::Seal<'_>) -> Vec<Seal> {
+    let (signer, valid) = (seal.signer.to_string(), seal.valid);
+    let Some((at, leg)) = seal.leg else {
+        return vec![Seal { subject: "the receipt".into(), signer, valid, batch: None, block: None }];
+    };
+    let of = |subject: String, block: &str| Seal {
+        subject,
+        signer: signer.clone(),
+        valid,
+        batch: Some(at),
+        block: Some(block.to_owned()),
+    };
+    if leg.steps.is_empty() {
+        // It covers no block, but somebody is named.
+        return vec![of(format!("a part of batch {at} without blocks"), "")];
     }
-    seals
+    leg.steps.iter().map(|step| of(format!("block `{}` of batch {at}", step.block), &step.block)).collect()
 }
 
 fn blocks(model: &Model) -> Vec<Block> {

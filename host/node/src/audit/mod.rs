@@ -26,13 +26,13 @@ use crate::load::Model;
 use crate::options::RunOptions;
 use crate::plugins::{Plugins, VERIFIER};
 use crate::progress::{Event, Watcher};
-use crate::tokens::MAX_TEXT_BYTES;
+use crate::replay::expect_texts;
 use crate::transcript::keeping;
 use ostrakon_engine::verification::Verdict;
 use ostrakon_nn::Auditor;
-use ostrakon_package::{Home, Store, TrustPolicy};
-use ostrakon_protocol::{Digest, Receipt, Request, SignedReceipt};
-use std::path::{Path, PathBuf};
+use ostrakon_package::{Home, TrustPolicy};
+use ostrakon_protocol::{Digest, Receipt, Request, Seal, SignedReceipt};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use vectors::KeptVectors;
@@ -168,13 +168,7 @@ impl Auditing {
         watch: Watcher<'_>,
     ) -> Result<AuditReport, NodeError> {
         let receipt = &signed.receipt;
-        if self.model.digest() != receipt.package {
-            return Err(NodeError::Setting(format!(
-                "the receipt is of the package {}, this one is {}",
-                receipt.package,
-                self.model.digest()
-            )));
-        }
+        self.model.expect_package(receipt)?;
         if self.method == Method::Freivalds && given.transcript.is_none() {
             return Err(NodeError::Setting("an audit by Freivalds needs the executor's transcript".into()));
         }
@@ -194,8 +188,10 @@ impl Auditing {
             Method::Replay => "running blocks".into(),
             Method::Freivalds => "checking blocks".into(),
         }));
+        let seals: Vec<Seal<'_>> = signed.seals().collect();
         let gathering = gather::Gathering {
             signed,
+            is_signed: seals.iter().all(|seal| seal.valid),
             model: &mut self.model,
             auditor: self.auditor.as_ref(),
             evidence: given.transcript,
@@ -206,7 +202,7 @@ impl Auditing {
         let looked_at = gathered.looked_at();
         let outputs = (gathered.outputs.iter().flatten().count(), gathered.outputs.len());
         let mut cost = gathered.cost;
-        let judged = self.verifier.judge(signed, &self.model, gathered)?;
+        let judged = self.verifier.judge(signed, &seals, &self.model, gathered)?;
         if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
             // Whoever was caught has learnt something about the vectors: the next audit draws new ones.
             vectors.forget();
@@ -230,19 +226,6 @@ impl Auditing {
     }
 }
 
-/// The directory of the stored package with this digest.
-///
-/// # Errors
-/// The store cannot be read or has no such package.
-pub fn stored(home: &Home, package: &Digest) -> Result<PathBuf, NodeError> {
-    let stored = Store::open(home).list()?;
-    stored.into_iter().find(|stored| stored.digest == *package).map(|stored| stored.directory).ok_or_else(|| {
-        NodeError::Setting(format!(
-            "no package in the store has the digest {package} that the receipt names: get it and give its directory with --package"
-        ))
-    })
-}
-
 fn verifier(home: &Home, options: &RunOptions) -> Result<judge::Judge, NodeError> {
     let bytes = Plugins::find(options.plugins.as_deref())?.read(VERIFIER)?;
     judge::Judge::new(&bytes, home, options)
@@ -259,17 +242,6 @@ fn texts(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> 
     None
 }
 
-/// A text longer than any that is run is not tokenised.
-fn expect_texts(texts: &[String]) -> Result<(), NodeError> {
-    match texts.iter().position(|text| text.len() > MAX_TEXT_BYTES) {
-        None => Ok(()),
-        Some(at) => Err(NodeError::Setting(format!(
-            "text {} of the request is longer than {MAX_TEXT_BYTES} bytes: no run takes such a text",
-            at + 1
-        ))),
-    }
-}
-
 /// The request names the package that was asked for; the receipt, the one that was run.
 fn another_package(signed: &SignedReceipt) -> Option<String> {
     let (request, receipt) = (signed.request.as_ref()?, &signed.receipt);
@@ -280,9 +252,9 @@ fn another_package(signed: &SignedReceipt) -> Option<String> {
 
 /// Which steps are looked at.
 fn choose(receipt: &Receipt, choice: &Choice) -> Result<Vec<bool>, NodeError> {
-    let places = || receipt.batches.iter().flat_map(|batch| 0..batch.legs.iter().map(|leg| leg.steps.len()).sum());
-    let most =
-        receipt.batches.iter().map(|batch| batch.legs.iter().map(|leg| leg.steps.len()).sum()).max().unwrap_or(0);
+    let counts = || receipt.batches.iter().map(|batch| batch.steps().count());
+    let places = || counts().flat_map(|count| 0..count);
+    let most = counts().max().unwrap_or(0);
     if let Choice::Blocks(wanted) = choice
         && let Some(none) = wanted.iter().find(|&&place| place >= most)
     {
@@ -292,7 +264,7 @@ fn choose(receipt: &Receipt, choice: &Choice) -> Result<Vec<bool>, NodeError> {
     }
     let chosen: Vec<bool> = match choice {
         Choice::All => places().map(|_| true).collect(),
-        Choice::Blocks(wanted) => places().map(|place: usize| wanted.contains(&place)).collect(),
+        Choice::Blocks(wanted) => places().map(|place| wanted.contains(&place)).collect(),
         Choice::Sample(probability) => sample(places().count(), *probability)?,
     };
     if chosen.contains(&true) || chosen.is_empty() {

@@ -13,6 +13,7 @@
 //! are drawn anew. And before anyone is accused, the row in question is computed from the weights.
 
 use crate::error::{NodeError, file_error};
+use crate::private_file::PrivateFile;
 use ostrakon_exact::Linear;
 use ostrakon_exact::freivalds::Vectors;
 use ostrakon_exact::simd::Executor;
@@ -20,7 +21,7 @@ use ostrakon_nn::LayerVectors;
 use ostrakon_package::Home;
 use ostrakon_protocol::Digest;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,13 +125,11 @@ fn store(path: &Path, name: &str, layer: &Linear, vectors: &Vectors) -> Result<(
     let directory = path.parent().unwrap_or(Path::new("."));
     private_directory(directory).map_err(file_error("make", directory))?;
     let content = vectors.to_bytes();
-    // A temporary file has mode 0600 from the start; it gets its name only when it is whole.
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(file_error("write", path))?;
-    file.write_all(MAGIC)
-        .and_then(|()| file.write_all(&checksum(name, layer, &content)))
-        .and_then(|()| file.write_all(&content))
-        .map_err(file_error("write", path))?;
-    file.persist(path).map_err(|error| file_error("write", path)(error.error))?;
+    PrivateFile::at(path)?.write(|to| {
+        to.write_all(MAGIC)?;
+        to.write_all(&checksum(name, layer, &content))?;
+        to.write_all(&content)
+    })?;
     Ok(())
 }
 

@@ -27,7 +27,6 @@ mod side;
 pub use ostrakon_protocol::dispute::{Finding, SignedDispute};
 pub use side::{Side, Tensors};
 
-use crate::audit::stored;
 use crate::error::NodeError;
 use crate::load::Model;
 use crate::options::RunOptions;
@@ -100,10 +99,7 @@ pub fn dispute(
         Parting::Unsigned(_) | Parting::Nowhere => without_model(receipts, parting),
         parting => {
             watch(Event::Step("opening the package".into()));
-            let directory = match &options.package {
-                Some(word) => store::locate(home, word)?,
-                None => stored(home, &a.receipt.package)?,
-            };
+            let directory = store::locate_or_find(home, options.package.as_deref(), &a.receipt.package)?;
             let mut model = Model::load(&directory, &options.policy, home, &options.run)?;
             let [a, b] = &options.traces;
             with_model(&mut model, receipts, parting, [a.as_deref(), b.as_deref()], watch)?
@@ -166,15 +162,12 @@ fn compare(receipts: [&SignedReceipt; 2]) -> Result<Parting, NodeError> {
 
 /// What is not signed by whom it names.
 fn unsigned(signed: &SignedReceipt) -> Option<String> {
-    if !signed.is_signed() {
-        return Some(format!("{} did not sign the whole", signed.issuer));
-    }
-    (0..).zip(&signed.receipt.batches).find_map(|(at, batch)| {
-        let place = signed.receipt.place(at)?;
-        let leg = batch.legs.iter().find(|leg| !leg.is_signed(&place))?;
-        let first = leg.steps.first().map_or_else(String::new, |step| shown(&step.block));
-        Some(format!("{} did not sign what it ran from `{first}` on in batch {at}", leg.node))
-    })
+    let seal = signed.seals().find(|seal| !seal.valid)?;
+    let Some((at, leg)) = seal.leg else {
+        return Some(format!("{} did not sign the whole", seal.signer));
+    };
+    let first = leg.steps.first().map_or_else(String::new, |step| shown(&step.block));
+    Some(format!("{} did not sign what it ran from `{first}` on in batch {at}", seal.signer))
 }
 
 fn without_model(receipts: [&SignedReceipt; 2], parting: Parting) -> Decision {
@@ -258,13 +251,7 @@ fn judged(
     tensor: Tensors<'_>,
 ) -> Result<Decision, NodeError> {
     let [receipt, _] = receipts.map(|signed| &signed.receipt);
-    if model.digest() != receipt.package {
-        return Err(NodeError::Setting(format!(
-            "the receipts are of the package {}, this is {}",
-            receipt.package,
-            model.digest()
-        )));
-    }
+    model.expect_package(receipt)?;
     let mut notes = Vec::new();
     let (nodes, judged) = match parting {
         Parting::Block(difference) => {

@@ -95,17 +95,16 @@ impl<'a> Referee<'a> {
     }
 
     fn batches(&self) -> [Option<&'a Batch>; 2] {
-        let at = usize::try_from(self.difference.batch).unwrap_or(usize::MAX);
-        self.receipts.map(|signed| signed.receipt.batches.get(at))
+        self.receipts.map(|signed| signed.receipt.batch(self.difference.batch))
     }
 
     /// The block's place in the package, if both sides ran the package's components up to it.
     fn place(&self) -> Result<usize, Box<Judged>> {
         let lost = |why: String| Box::new(Judged::undecided(format!("{why}: audit each receipt by itself")));
-        let [Some(a), Some(b)] = self.batches().map(|batch| batch.map(replay::steps)) else {
+        let [Some(a), Some(b)] = self.batches() else {
             return Err(lost("a receipt has no such batch".into()));
         };
-        for (index, ((node_a, step_a), (node_b, step_b))) in a.into_iter().zip(b).enumerate() {
+        for (index, ((node_a, step_a), (node_b, step_b))) in a.steps().zip(b.steps()).enumerate() {
             let name = &step_a.block;
             let Some(block) = self.model.blocks.get(index).filter(|block| block.name == *name) else {
                 return Err(lost(format!("the package has no block `{}` at place {index}", shown(name))));
@@ -191,10 +190,19 @@ impl<'a> Referee<'a> {
             Ok((name.clone(), tensor))
         });
         let inputs = inputs.collect::<Result<Vec<_>, String>>()?;
+        for (_, lengths) in inputs.iter().filter(|(name, _)| name == "lengths") {
+            self.expect_lengths(lengths)?;
+        }
         // Sides that agree on a monstrous operation must not cost the referee its memory.
         let meter = Meter::new(Quotas::default());
         let output = self.model.host().perform(&meter, &kind, inputs);
         output.map(|output| tensor_digest(&output)).map_err(|error| error.to_string())
+    }
+
+    /// What both sides agree on may still be of no run.
+    fn expect_lengths(&self, lengths: &Tensor) -> Result<(), String> {
+        // What holds no lengths is refused by whoever takes them.
+        replay::expect_lengths(lengths.as_i32().unwrap_or_default(), self.model.manifest().max_tokens)
     }
 
     /// Run the whole block from the input that both agree on.
@@ -207,7 +215,7 @@ impl<'a> Referee<'a> {
         let done = match self.model.run_block(index, input, &lengths) {
             Ok(done) => done,
             // A fault of this machine looks the same: it accuses nobody.
-            Err(error) => return Judged::undecided(format!("the block could not be run here: {}", full(&error))),
+            Err(error) => return Judged::undecided(format!("the block could not be run here: {}", error.in_full())),
         };
         let exact = tensor_digest(&done.output);
         let claimed = [a.output, b.output];
@@ -222,22 +230,24 @@ impl<'a> Referee<'a> {
             return Err(Box::new(Judged::undecided("a receipt has no such batch")));
         };
         if let (Some(input), Some(lengths)) = ((self.tensor)(&step.input), (self.tensor)(&batch.lengths)) {
+            let expected = self.expect_lengths(&lengths);
+            expected.map_err(|why| Box::new(Judged::undecided(format!("the receipts are of no run: {why}"))))?;
             return Ok((input, lengths));
         }
-        let Some(texts) = self.receipts.into_iter().find_map(|signed| replay::texts(signed).ok()) else {
-            let reason = "the block's input is not known: neither receipt has the request and neither trace the input";
-            return Err(Box::new(Judged::undecided(reason)));
-        };
+        let texts = texts(self.receipts).map_err(|why| {
+            let reason = format!("the block's input is not known: neither trace has it, and {why}");
+            Box::new(Judged::undecided(reason))
+        })?;
         let unknown = |error: NodeError| {
-            Box::new(Judged::undecided(format!("the block's input cannot be made: {}", full(&error))))
+            Box::new(Judged::undecided(format!("the block's input cannot be made: {}", error.in_full())))
         };
         let [a, _] = self.receipts;
         let start = Start::of(self.model, &a.receipt, texts, self.difference.batch).map_err(unknown)?;
         match replay::run(self.model, batch, &start, index).map_err(unknown)? {
             Reached::There(input) => Ok((input, start.lengths)),
             Reached::Differs { index, got } => {
-                let steps = self.batches().into_iter().flatten().map(replay::steps);
-                let steps: Vec<_> = steps.filter_map(|steps| steps.get(index).copied()).collect();
+                let steps = self.batches().into_iter().flatten().map(Batch::steps);
+                let steps: Vec<_> = steps.filter_map(|mut steps| steps.nth(index)).collect();
                 let name = steps.first().map_or("?", |(_, step)| &step.block);
                 let reason =
                     format!("block `{name}`, on which both agree, gives {got}: both are wrong before they part");
@@ -270,24 +280,27 @@ pub(super) fn outputs(model: &mut Model, receipts: [&SignedReceipt; 2]) -> Judge
     Judged { claimed: Some(claimed), exact: Some(exact), ..Judged::of(right, reason) }
 }
 
+/// The texts of the request, from whichever receipt has them.
+fn texts(receipts: [&SignedReceipt; 2]) -> Result<&[String], String> {
+    let [a, b] = receipts.map(replay::texts);
+    a.or_else(|a| b.map_err(|b| format!("neither receipt has the request as it can be run: {a}; {b}")))
+}
+
 fn all_outputs(model: &mut Model, receipts: [&SignedReceipt; 2]) -> Result<Digest, String> {
     let [a, _] = receipts;
-    let texts = receipts.into_iter().find_map(|signed| replay::texts(signed).ok());
-    let texts = texts.ok_or("neither receipt has the request, which must be run")?;
+    let texts = texts(receipts)?;
     let mut outputs = Vec::new();
     for (at, batch) in (0..).zip(&a.receipt.batches) {
-        let start = Start::of(model, &a.receipt, texts, at).map_err(|error| full(&error))?;
+        if !model.is_of_all_blocks(batch) {
+            return Err("the receipts are not of all blocks of the package: audit each of them".into());
+        }
+        let start = Start::of(model, &a.receipt, texts, at).map_err(|error| error.in_full())?;
         let blocks = model.blocks.len();
-        let reached = replay::run(model, batch, &start, blocks).map_err(|error| full(&error))?;
-        let steps = replay::steps(batch);
+        let reached = replay::run(model, batch, &start, blocks).map_err(|error| error.in_full())?;
         let Reached::There(last) = reached else {
             return Err("this machine does not get what both receipts say of the blocks: audit each of them".into());
         };
-        if steps.len() != blocks || !steps.iter().zip(&model.blocks).all(|((_, step), block)| step.block == block.name)
-        {
-            return Err("the receipts are not of all blocks of the package: audit each of them".into());
-        }
-        let rows = rows(&last, &start.texts).map_err(|error| full(&error))?;
+        let rows = rows(&last, &start.texts).map_err(|error| error.in_full())?;
         outputs.extend(rows.into_iter().map(|row| row.digest));
     }
     Ok(Digest::of_outputs(&outputs))
@@ -310,18 +323,4 @@ fn sides(which: [bool; 2]) -> &'static str {
         [true, false] => "first receipt",
         _ => "second receipt",
     }
-}
-
-/// An error with all its causes.
-fn full(error: &NodeError) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
