@@ -35,7 +35,7 @@ fn honest_nodes_agree() {
     let decision = court.decide((&honest, None), (&other, None));
     assert_eq!(decision.dispute.finding, Finding::NoDifference);
     assert!(decision.wrong.is_empty());
-    // An instance that has run before costs other fuel, and so does one that starts in the middle.
+    // Other fuel is noted: whether it is wrong, an audit finds out.
     let cheap = court.receipt_with(OTHER, "blocks.4", |step| step.fuel -= 1);
     let decision = court.decide((&honest, None), (&cheap, None));
     assert_eq!(decision.dispute.finding, Finding::NoDifference);

@@ -1,4 +1,13 @@
 //! Runs the request of a receipt again, block by block, and compares what comes out with the receipt.
+//!
+//! # How
+//!
+//! 1. What others wrote is bounded before anything is computed for it: [`texts`] before they become tokens,
+//!    [`expect_lengths`] before attention sees them.
+//! 2. [`Start`] makes what goes into the first block of a batch; it must be what the receipt says.
+//! 3. [`run`] runs blocks as long as their outputs are those of the receipt.
+//!
+//! A node that answers for its own run, by a transcript or a trace, does so with a [`Rerun`].
 
 use crate::error::NodeError;
 use crate::execute::inputs;
@@ -9,7 +18,7 @@ use crate::tokens::{MAX_TEXT_BYTES, Tokenised};
 use ostrakon_exact::simd::Executor;
 use ostrakon_nn::{BackendError, Observer, ProvenBackend, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, SigningKey};
+use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, SigningKey, Step};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -123,6 +132,12 @@ impl Start {
         }
         Ok(Self { texts, ids, lengths })
     }
+}
+
+/// A block gives something else than its receipt says.
+pub(crate) fn not_reproduced(batch: u32, step: &Step, got: Digest) -> NodeError {
+    let Step { block, output, .. } = step;
+    NodeError::NotReproduced(format!("block `{block}` of batch {batch} gives {got}, the receipt says {output}"))
 }
 
 /// How far a batch could be run.

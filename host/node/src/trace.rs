@@ -61,8 +61,8 @@ pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<
     let input = match replay::run(&mut model, claimed, &start, index)? {
         Reached::There(input) => input,
         Reached::Differs { index, got } => {
-            let block = claimed.steps().nth(index).map_or("?", |(_, step)| &step.block);
-            return Err(not_reproduced(batch, block, got));
+            let before = claimed.steps().nth(index).map_or(step, |(_, step)| step);
+            return Err(replay::not_reproduced(batch, before, got));
         }
     };
     recorder.begin();
@@ -70,7 +70,7 @@ pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<
     let seen = recorder.end()?;
     let got = tensor_digest(&output);
     if got != step.output {
-        return Err(not_reproduced(batch, &step.block, got));
+        return Err(replay::not_reproduced(batch, step, got));
     }
     let mut tensors = Tensors::default();
     tensors.keep(&input);
@@ -91,10 +91,6 @@ fn place<'a>(batch: &'a Batch, block: &str) -> Option<(usize, PublicKey, &'a Ste
     let named = batch.steps().position(|(_, step)| step.block == block);
     let index = named.or_else(|| block.parse().ok())?;
     batch.steps().nth(index).map(|(node, step)| (index, node, step))
-}
-
-fn not_reproduced(batch: u32, block: &str, got: Digest) -> NodeError {
-    NodeError::NotReproduced(format!("block `{block}` of batch {batch} gives {got}"))
 }
 
 /// Notes operations between [`begin`](Recorder::begin) and [`end`](Recorder::end).

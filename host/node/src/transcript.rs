@@ -16,7 +16,7 @@ use crate::receipt::{element_code, tensor_digest};
 use crate::replay::{self, Rerun};
 use ostrakon_exact::simd::Executor;
 use ostrakon_nn::{Backend, BackendError, ProvenBackend, Recorder, Tensor};
-use ostrakon_protocol::{BlockContent, BlockTranscript, Digest, Transcript};
+use ostrakon_protocol::{BlockContent, BlockTranscript, Transcript};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -76,7 +76,10 @@ pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) 
             let input = x.clone();
             x = model.run_block(index, x, &lengths)?.output;
             let products = recorder.take();
-            same(at, &step.block, tensor_digest(&x), step.output)?;
+            let got = tensor_digest(&x);
+            if got != step.output {
+                return Err(replay::not_reproduced(at, step, got));
+            }
             if wanted(index) {
                 rerun.expect_own(node, &step.block)?;
                 let content = BlockContent {
@@ -105,13 +108,6 @@ pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) 
         io::copy(&mut payload, to).map(drop)
     })?;
     Ok(Written { blocks: transcript.blocks.len(), bytes })
-}
-
-fn same(batch: u32, block: &str, got: Digest, claimed: Digest) -> Result<(), NodeError> {
-    if got == claimed {
-        return Ok(());
-    }
-    Err(NodeError::NotReproduced(format!("block `{block}` of batch {batch} gives {got}, the receipt says {claimed}")))
 }
 
 /// The lengths of a batch as a transcript has them.

@@ -105,8 +105,7 @@ pub fn first_difference(a: &Receipt, b: &Receipt) -> Result<Option<Difference>, 
 
 /// The first block that cost the two different fuel, with what it cost each, where the receipts can be compared.
 ///
-/// It accuses nobody: beside block and input, fuel depends on the profile and on what an instance of the component
-/// did before (its memory has grown already, say).
+/// It accuses nobody: fuel depends on the profile too, and here nothing is run.
 pub fn other_fuel(a: &Receipt, b: &Receipt) -> Option<(u32, String, [u64; 2])> {
     let mut steps = a.steps().zip(b.steps());
     steps.find_map(|((batch, _, a), (_, _, b))| (a.fuel != b.fuel).then(|| (batch, a.block.clone(), [a.fuel, b.fuel])))

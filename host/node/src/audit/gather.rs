@@ -7,9 +7,9 @@
 //! first block, the tokens of the request. So blocks can be looked at alone where there is a transcript; without
 //! one, the blocks before the last one that was chosen are run too, and then they are looked at as well.
 //!
-//! A batch whose steps are not the package's blocks is not looked at: the verifier rejects such a receipt before it
-//! comes to any step. The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
-//! know who is to blame.
+//! The first step that is wrong ends it: what comes after was computed from something wrong, or is not needed to
+//! know who is to blame. So does a batch whose steps are not the package's blocks: the verifier rejects such a receipt
+//! before it comes to any step.
 
 use super::Cost;
 use super::evidence::{BlockEvidence, Evidence};
