@@ -51,8 +51,9 @@ test-data: plugins
 bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today
 	"$(TARGET)/release/audit-cost" build/packages/minilm-1 "$(CURDIR)/$(PLUGINS)"
-	$(CARGO) build --release $(HOSTED) -q --example audit_speed
+	$(CARGO) build --release $(HOSTED) -q --example audit_speed --bench operations
 	"$(TARGET)/release/examples/audit_speed"
+	$(CARGO) bench $(HOSTED) -q --bench operations
 	tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
 
 .PHONY: fmt-check test-data

@@ -1,88 +1,112 @@
 #!/usr/bin/env python3
-"""MiniLM embeddings: Ostrakon beside onnxruntime, in one run, on this machine. Called by `make bench`.
+"""MiniLM embeddings: Ostrakon beside the engines people use, in one run, on this machine. Called by `make bench`.
 
-Every round gives each engine the same token ids in turn, so that a drift of the machine's speed falls
-on all of them alike. Engines rest between turns (their worker threads spin for a while after a run).
-Prints a table and writes the same figures as JSON. Ratios are medians of the round-by-round ratios.
-
-  bench.py --weights model.safetensors --peer BIN --ostrakon BIN --package DIR --out results.json
+Every engine is a process of its own. Every round gives each the same token ids in turn, so that a drift of the machine's
+speed falls on all alike, and lets them rest between turns (worker threads spin for a while after a run). Ratios are
+medians of the round-by-round ratios to our CPU backend. Accuracy is the least cosine with onnxruntime's f32 over real
+text. Prints tables; writes the same figures as JSON, and a chart.
 """
 import argparse, json, os, platform, statistics, subprocess, sys, time
+from importlib.metadata import version
 import numpy as np
-import onnxruntime as ort
-from minilm_onnx import export
+import engines
+import report
 
 REST_S = 0.25
-GOALS = [  # (what, ratio or figure, at most)
-    ("latency, 128 tokens, against onnxruntime f32", "ratio_plain_128", 0.45),
-    ("block in WebAssembly against the same operations called natively", "ratio_native_128", 1.03),
+# Texts beside those that are timed, for accuracy.
+CHECKED = 24
+OURS, OPENVINO, NATIVE, REFERENCE = "ostrakon cpu", "ostrakon openvino", "ostrakon cpu, called natively", "ostrakon reference"
+F32 = "onnxruntime f32"
+GOALS = [  # (what, where in the report, at most)
+    ("cpu, 1 x 128: latency beside onnxruntime f32", "ratio_f32", 0.45),
+    ("cpu, 1 x 128: latency beside OpenVINO int8", "ratio_openvino_int8", 1.5),
+    ("openvino, 1 x 128: latency beside OpenVINO int8", "openvino_ratio_int8", 1.0),
+    ("openvino, 32 x 128: latency beside OpenVINO int8", "openvino_ratio_int8_batch", 1.0),
+    ("1 x 128: blocks in WebAssembly beside the same operations called natively", "ratio_native", 1.03),
     ("process start to first answer, ms", "start_ms", 300),
-    ("peak memory against 2 x package + 100 MB", "memory_ratio", 1.0),
-    ("run with a receipt against run without, user CPU of the process, 8 texts of 256 tokens", "receipt_ratio", 1.02),
+    ("peak memory beside 2 x package + 100 MB", "memory_ratio", 1.0),
+    ("run with a receipt beside run without, user CPU of the process, 8 texts of 256 tokens", "receipt_ratio", 1.02),
 ]
 
 
-class OnnxRuntime:
-    def __init__(self, path, threads):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(self, ids, runs):
-        times = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            result = self.session.run(None, {"input_ids": ids})[0]
-            times.append((time.perf_counter() - start) * 1e3)
-        return times, result
-
-
-class Ostrakon:
+class Engine:
     """A process that answers one JSON line per request; it times itself, without the pipe."""
 
-    def __init__(self, process, via):
-        self.process, self.via = process, via
+    def __init__(self, command, via=None):
+        self.via = via
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, ids, runs):
-        self.process.stdin.write(json.dumps({"ids": ids.tolist(), "runs": runs, "via": self.via}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("the ostrakon peer process ended: see its message above")
-        answer = json.loads(line)
+        request = {"ids": ids.tolist(), "runs": runs, **({"via": self.via} if self.via else {})}
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            return None
         return answer["ms"], np.array(answer["embeddings"], np.float32)
 
-
-def token_ids(batch, tokens, seed):
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(1996, 29000, (batch, tokens))
-    ids[:, 0], ids[:, -1] = 101, 102
-    return ids.astype(np.int64)
+    def peak_mb(self):
+        status = open(f"/proc/{self.process.pid}/status").read()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def compare(engines, batch, tokens, rounds, runs):
-    """Median and spread per engine, and every engine's round-by-round ratio to ours."""
-    ids = token_ids(batch, tokens, seed=tokens + batch)
-    medians = {name: [] for name in engines}
-    results = {}
-    for engine in engines.values():
-        engine.run(ids, 3)
+def start(a):
+    """Every engine that runs here, by name."""
+    here, python = os.path.dirname(os.path.abspath(__file__)), sys.executable
+    started = {name: Engine([python, os.path.join(here, "engines.py"), name, str(a.threads), a.folder]) for name in engines.NAMES}
+    ours = lambda backend, via: Engine([a.peer, a.package, str(a.threads), backend], via)
+    started |= {OURS: ours("cpu", "component"), OPENVINO: ours("openvino", "component"), NATIVE: ours("cpu", "native"),
+                REFERENCE: ours("reference", "component")}
+    works = {}
+    for name, engine in started.items():
+        if engine.run(np.array([[101, 2158, 102]]), 1) is None:
+            print(f"not compared: {name} (its message is above)")
+        else:
+            works[name] = engine
+    for needed in (F32, OURS):
+        if needed not in works:
+            sys.exit(f"{needed} does not run here")
+    return works
+
+
+def compare(started, batch, tokens, rounds, a):
+    """Of each engine: median, spread, accuracy, memory, and our median round-by-round ratio to it."""
+    ids = engines.windows(a.texts, a.tokenizer, tokens, max(batch, CHECKED))
+    timed = ids[:batch]
+    runs = max(1, 1600 // (batch * tokens))
+    # Plain WebAssembly is for checking, not for speed: few runs, and no large batches.
+    slow = {REFERENCE: 1}
+    chosen = {n: e for n, e in started.items() if n != REFERENCE or batch * tokens <= 128}
+    embed = lambda engine: np.concatenate([engine.run(row[None], 1)[1] for row in ids]) if batch == 1 else engine.run(timed, 1)[1]
+    f32 = embed(chosen[F32])
+    cosine = {n: float((embed(e) * f32[:len(ids)]).sum(-1).min()) if n not in slow
+              else float((e.run(ids[:1], 1)[1] * f32[:1]).sum(-1).min()) for n, e in chosen.items()}
+    medians = {name: [] for name in chosen}
     for turn in range(rounds):
         # Alternating order: whoever comes after a rest finds a colder machine.
-        for name, engine in list(engines.items())[:: 1 if turn % 2 else -1]:
-            times, results[name] = engine.run(ids, runs)
+        for name, engine in list(chosen.items())[:: 1 if turn % 2 else -1]:
+            if name in slow and turn >= 3:
+                continue
+            times, _ = engine.run(timed, slow.get(name, runs))
             medians[name].append(statistics.median(times))
             time.sleep(REST_S)
-    f32 = results["onnxruntime f32"]
-    rows = {}
-    for name, values in medians.items():
-        cosine = (results[name] * f32).sum(-1)
-        rows[name] = dict(median_ms=statistics.median(values), low_ms=min(values), high_ms=max(values),
-                          sentences_per_s=1e3 * batch / statistics.median(values), cosine_min=float(cosine.min()),
-                          ours_over_it=statistics.median([o / v for o, v in zip(medians["ostrakon"], values)]))
-    return rows
+    return {name: dict(median_ms=statistics.median(values), low_ms=min(values), high_ms=max(values),
+                       sentences_per_s=1e3 * batch / statistics.median(values), cosine_min=cosine[name], peak_mb=chosen[name].peak_mb(),
+                       ours_over_it=statistics.median([o / v for o, v in zip(medians[OURS], values)]))
+            for name, values in medians.items()}
+
+
+def ratio(rows, ours, peer):
+    """Of two engines that were timed in the same rounds."""
+    if ours not in rows or peer not in rows:
+        return None
+    return rows[peer]["ours_over_it"] / rows[ours]["ours_over_it"]
+
+
+def best_peer(rows, least_cosine=0.9):
+    peers = {n: r for n, r in rows.items() if n in engines.NAMES and r["cosine_min"] >= least_cosine}
+    return min(peers, key=lambda n: peers[n]["median_ms"])
 
 
 def receipt_ratio(run, rounds):
@@ -114,56 +138,57 @@ def whole_process(command, runs):
     return statistics.median(walls[1:]), max(peaks)
 
 
+def machine(threads):
+    lines = open("/proc/cpuinfo").read().splitlines()
+    find = lambda key: next((l.split(":")[1].strip() for l in lines if l.startswith(key)), "")
+    features = [f for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8") if f in find("flags").split()]
+    packages = {p: version(p) for p in ("onnxruntime", "openvino", "nncf")}
+    return dict(cpu=find("model name") or platform.processor(), features=features, threads=threads, **packages)
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("weights", "peer", "ostrakon", "package", "out"):
+    for name in ("peer", "ostrakon", "package", "folder", "texts", "tokenizer", "out"):
         a.add_argument("--" + name, required=True)
     a.add_argument("--threads", type=int, default=os.cpu_count())
     a.add_argument("--rounds", type=int, default=12)
-    a.add_argument("--shapes", default="1x16,1x128,1x256,32x128", help="batch x tokens, comma-separated")
+    a.add_argument("--shapes", default="1x16,1x128,1x256,32x16,32x128,32x256", help="batch x tokens, comma-separated")
     a = a.parse_args()
 
     # First, while this process is small: a child's peak counts from its parent's size at the fork.
-    receipt = receipt_ratio([a.ostrakon, "run", a.package], 15)
-    start_ms, peak_mb = whole_process([a.ostrakon, "run", a.package, "--json", "--text", "A man is eating food."], 10)
-
-    folder = os.path.dirname(os.path.abspath(a.out))
-    engines = {}
-    for name, fused in (("onnxruntime f32", False), ("onnxruntime f32 fused", True)):
-        path = os.path.join(folder, f"minilm-{'fused' if fused else 'plain'}.onnx")
-        if not os.path.exists(path):
-            export(a.weights, path, fused)
-        engines[name] = OnnxRuntime(path, a.threads)
-    command = [a.peer, a.package, str(a.threads)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    engines["ostrakon"] = Ostrakon(process, "component")
-    engines["ostrakon, operations called natively"] = Ostrakon(process, "native")
-
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
-    flags = next((l for l in open("/proc/cpuinfo") if l.startswith("flags")), "")
-    features = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f in flags.split()]
-    print(f"{cpu}, {a.threads} threads, {' '.join(features)}; onnxruntime {ort.__version__}; all-MiniLM-L6-v2\n")
-    report = dict(machine=cpu, features=features, threads=a.threads, onnxruntime=ort.__version__, tables={})
-    for batch, tokens in (map(int, shape.split("x")) for shape in a.shapes.split(",")):
-        runs = max(1, 1600 // (batch * tokens))
-        rows = compare(engines, batch, tokens, a.rounds if batch == 1 else max(3, a.rounds // 4), runs)
-        report["tables"][f"{batch}x{tokens}"] = rows
-        print(f"batch {batch}, {tokens} tokens\n{'engine':40}{'median ms':>10}{'low':>9}{'high':>9}{'sent/s':>9}{'min cosine':>12}{'ours / it':>11}")
-        for name, r in rows.items():
-            print(f"{name:40}{r['median_ms']:10.2f}{r['low_ms']:9.2f}{r['high_ms']:9.2f}{r['sentences_per_s']:9.1f}{r['cosine_min']:12.6f}{r['ours_over_it']:11.3f}")
-        print()
+    run = [a.ostrakon, "run", a.package, "--backend", "cpu"]
+    receipt = receipt_ratio(run, 15)
+    start_ms, peak_mb = whole_process(run + ["--json", "--text", "A man is eating food."], 10)
     package_mb = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(a.package) for f in fs) / 2**20
-    table = report["tables"].get("1x128")
-    if table is None:
-        return
-    report.update(ratio_plain_128=table["onnxruntime f32"]["ours_over_it"], ratio_fused_128=table["onnxruntime f32 fused"]["ours_over_it"],
-                  ratio_native_128=table["ostrakon, operations called natively"]["ours_over_it"], start_ms=start_ms, receipt_ratio=receipt,
-                  peak_mb=peak_mb, package_mb=package_mb, memory_ratio=peak_mb / (2 * package_mb + 100))
+
+    result = dict(machine=machine(a.threads), command=" ".join(sys.argv), tables={}, start_ms=start_ms, peak_mb=peak_mb, package_mb=package_mb,
+                  receipt_ratio=receipt, memory_ratio=peak_mb / (2 * package_mb + 100))
+    m = result["machine"]
+    title = (f"all-MiniLM-L6-v2 on {m['cpu']} ({' '.join(m['features'])}), {m['threads']} threads; onnxruntime {m['onnxruntime']}, "
+             f"OpenVINO {m['openvino'].split('-')[0]}")
+    print(title + "\n")
+    started = start(a)
+    for batch, tokens in (map(int, shape.split("x")) for shape in a.shapes.split(",")):
+        rows = compare(started, batch, tokens, a.rounds if batch == 1 else max(3, a.rounds // 4), a)
+        result["tables"][f"{batch}x{tokens}"] = rows
+        peer = best_peer(rows)
+        print(report.table(batch, tokens, rows))
+        print(f"best peer: {peer}; ours beside it: {rows[peer]['ours_over_it']:.3f}\n", flush=True)
+
+    one, many = result["tables"].get("1x128", {}), result["tables"].get("32x128", {})
+    result |= dict(ratio_f32=ratio(one, OURS, F32), ratio_openvino_int8=ratio(one, OURS, "OpenVINO int8"),
+                   openvino_ratio_int8=ratio(one, OPENVINO, "OpenVINO int8"), openvino_ratio_int8_batch=ratio(many, OPENVINO, "OpenVINO int8"),
+                   ratio_native=ratio(one, OURS, NATIVE))
     print(f"process start to first answer: {start_ms:.0f} ms; peak memory {peak_mb:.0f} MB; package {package_mb:.1f} MB\n")
     for what, key, goal in GOALS:
-        print(f"{'met ' if report[key] <= goal else 'MISSED'}  {what}: {report[key]:.3f} (goal: at most {goal})")
-    with open(a.out, "w") as f:
-        json.dump(report, f, indent=1)
+        if result[key] is not None:
+            print(f"{'met ' if result[key] <= goal else 'MISSED'}  {what}: {result[key]:.3f} (goal: at most {goal})")
+    os.makedirs(a.out, exist_ok=True)
+    with open(os.path.join(a.out, "results.json"), "w") as f:
+        json.dump(result, f, indent=1)
+    groups = [(f"{s.replace('x', ' x ')} tokens, median latency", {n: r for n, r in result["tables"][s].items() if n != REFERENCE})
+              for s in ("1x128", "32x128") if s in result["tables"]]
+    report.chart(title, groups, os.path.join(a.out, "chart.svg"))
 
 
 main()

@@ -14,8 +14,11 @@
 //!    cannot change a result (how memory is reserved, how well code is optimised).
 //! 3. [`DeterminismProfile::digest`] hashes the engine's version, both lists, and the cost table.
 
+use crate::admission::MAX_TABLES;
 use crate::cost;
-use wasmtime::{Config, OperatorCost, OptLevel, WasmFeatures};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
+};
 
 /// The engine whose per-instruction fuel and semantics the digest stands for.
 pub const ENGINE_VERSION: &str = "wasmtime 48.0.8";
@@ -130,6 +133,24 @@ const WASM_STACK: usize = 512 << 10;
 /// Address space set aside for a memory: all that 32 bits can reach.
 const MEMORY_RESERVATION: u64 = 4 << 30;
 
+/// Components that may be at work at a time, each with a memory. Address space only, 4 GiB apiece.
+const INSTANCES: u32 = 1024;
+
+/// Core modules and tables a component is made of, on average at most.
+const MODULES_PER_COMPONENT: u32 = 8;
+
+/// Bytes of bookkeeping that the engine may need for one module or component: what admission lets through fits.
+const MAX_INSTANCE_METADATA: usize = 16 << 20;
+
+/// Elements of one table.
+const MAX_TABLE_ELEMENTS: usize = 1 << 16;
+
+/// Bytes of a used memory that are cleared in place.
+const KEEP_RESIDENT: usize = 2 << 20;
+
+/// Used places that stay warm; the others give their memory back.
+const WARM: u32 = 64;
+
 /// How components are run; see the module's documentation.
 #[derive(Debug, Clone, Copy)]
 pub struct DeterminismProfile {
@@ -194,6 +215,31 @@ impl DeterminismProfile {
                 config.target("pulley64")?;
             }
         }
+        Ok(config)
+    }
+
+    /// As [`config`](Self::config), with places for instances set aside at the start. Every block of every
+    /// batch runs in a fresh instance; mapping and unmapping its memory takes longer than all of its own code.
+    pub(crate) fn pooled(self) -> wasmtime::Result<Config> {
+        let mut config = self.config()?;
+        let mut pool = PoolingAllocationConfig::new();
+        // [1000 each] Who asks for more gets a fault of the host.
+        pool.total_component_instances(INSTANCES);
+        pool.total_memories(INSTANCES);
+        pool.total_core_instances(INSTANCES * MODULES_PER_COMPONENT);
+        pool.total_tables(INSTANCES * MODULES_PER_COMPONENT);
+        // [1 MiB, 20,000, 1] As much as a component may have anywhere: the limits of `limits` decide, not these.
+        pool.max_core_instance_size(MAX_INSTANCE_METADATA);
+        pool.max_component_instance_size(MAX_INSTANCE_METADATA);
+        pool.table_elements(MAX_TABLE_ELEMENTS);
+        pool.max_tables_per_module(MAX_TABLES as u32);
+        // [0] A used place is cleared by writing zeros where the kernel says what was touched, rather than by giving
+        // its pages back and faulting them in again.
+        pool.max_unused_warm_slots(WARM);
+        pool.linear_memory_keep_resident(KEEP_RESIDENT);
+        pool.table_keep_resident(KEEP_RESIDENT);
+        pool.pagemap_scan(Enabled::Auto);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         Ok(config)
     }
 

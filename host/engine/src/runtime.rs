@@ -52,7 +52,11 @@ impl Runtime {
     pub fn new(compiler: Compiler, cache: Option<CacheDir>, limits: Limits) -> Result<Self, RuntimeError> {
         let failed = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
         let profile = DeterminismProfile::new(compiler);
-        let engine = Engine::new(&profile.config().map_err(failed)?).map_err(failed)?;
+        let engine = match profile.pooled().and_then(|config| Engine::new(&config)) {
+            Ok(engine) => engine,
+            // Too little address space, as with 39 bits on small boards: slower and otherwise the same.
+            Err(_) => Engine::new(&profile.config().map_err(failed)?).map_err(failed)?,
+        };
         let ticker = Ticker::start(&engine).map_err(RuntimeError::Ticker)?;
         let linkers = Linkers {
             model_block: imports::of_a_model_block(&engine).map_err(failed)?,

@@ -407,6 +407,40 @@ fn sessions_of_the_caller_are_checked() {
 }
 
 #[test]
+fn a_runtime_without_places_says_so_and_takes_the_next_when_one_is_free() {
+    let runtime = runtime(Compiler::Cranelift);
+    let plugin = admit(&runtime, &identity());
+    let mut instances = Vec::new();
+    let error = loop {
+        assert!(instances.len() <= 4096, "instances without end");
+        match plugin.instantiate(host(), limits()) {
+            Ok(instance) => instances.push(instance),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, CallError::Host(HostFault::Engine(_))), "{error}");
+    assert!(error.to_string().contains("1024"), "{error}");
+    instances.pop();
+    let mut instance = plugin.instantiate(host(), limits()).unwrap();
+    let session = instance.open("b", &[]).unwrap();
+    assert!(instance.forward(session, rows(3), &lengths(&[3])).is_ok());
+}
+
+#[test]
+fn an_instance_sees_nothing_of_the_one_before_in_its_place() {
+    // Write, and look for what was written: a cleared place has none of it.
+    let open = "(if (i32.load (i32.const 60000)) (then unreachable)) (i32.store (i32.const 60000) (i32.const 7))
+        (drop (memory.grow (i32.const 3)))
+        (if (i32.load (i32.const 200000)) (then unreachable)) (i32.store (i32.const 200000) (i32.const 7))
+        (call $ok (call $session-new (i32.const 1)))";
+    let plugin = admit(&runtime(Compiler::Cranelift), &Block { open, memory: "1", ..Block::default() }.wat());
+    for _ in 0..200 {
+        let mut instance = plugin.instantiate(host(), limits()).unwrap();
+        instance.open("b", &[]).unwrap();
+    }
+}
+
+#[test]
 fn an_input_beyond_the_quota_is_refused_and_the_instance_goes_on() {
     let quotas = ostrakon_nn::Quotas { bytes: 64, ..limits().quotas };
     let mut instance = admit(shared_runtime(), &identity()).instantiate(host(), Limits { quotas, ..limits() }).unwrap();
