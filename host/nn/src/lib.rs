@@ -41,6 +41,8 @@ pub mod host;
 pub mod layers;
 pub mod memory;
 pub mod observer;
+#[cfg(feature = "openvino")]
+pub mod openvino;
 pub mod operations;
 pub mod quota;
 mod spares;
