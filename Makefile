@@ -5,7 +5,7 @@ TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 OSTRAKON := $(TARGET)/release/ostrakon
 PLUGINS  := build/plugins
 WASM     := wasm32-unknown-unknown
-GUESTS   := block-bert exact-reference verifier
+GUESTS   := block-bert exact-reference graph-block verifier
 # Guests are built for their own target, in their own profile, and linted there.
 HOSTED   := --workspace $(addprefix --exclude ,$(GUESTS))
 # Paths of this machine do not belong into a component: its digest must not depend on them.
@@ -13,20 +13,26 @@ REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(C
 SENTENCES := examples/sentences.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test bench plugins fmt lint clean
+.PHONY: help setup toolchain openvino build run test bench plugins fmt lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## add the WebAssembly target to the Rust toolchain, if it is missing
+setup: toolchain openvino ## add the WebAssembly target to the Rust toolchain and fetch OpenVINO, if they are missing
+
+toolchain:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer with rustup" >&2; exit 1; }
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(WASM)" || rustup target add $(WASM)
+
+# Into the user's data directory, or that of OSTRAKON_HOME. Without it everything but one backend works.
+openvino:
+	@python3 host/nn/src/openvino/fetch.py
 
 # The same selection as the tests, so that nothing is compiled twice with other features.
 build: ## build the binary
 	$(CARGO) build --release $(HOSTED)
 
-plugins: setup build ## build the plugins and turn them into components, in build/plugins
+plugins: toolchain build ## build the plugins and turn them into components, in build/plugins
 	RUSTFLAGS="$(REMAP)" $(CARGO) build --profile plugin --target $(WASM) $(addprefix -p ,$(GUESTS))
 	@mkdir -p $(PLUGINS)
 	@for guest in $(GUESTS); do \
@@ -34,16 +40,17 @@ plugins: setup build ## build the plugins and turn them into components, in buil
 			--out "$(PLUGINS)/$$guest.wasm" || exit 1; \
 	done
 
-run: plugins ## fetch and pack MiniLM if that was not done yet, then compare a few sentences
+run: plugins openvino ## fetch and pack MiniLM if that was not done yet, then compare a few sentences
 	@"$(OSTRAKON)" inspect minilm >/dev/null 2>&1 || "$(OSTRAKON)" pack minilm
 	@"$(OSTRAKON)" run minilm --input $(SENTENCES)
 
 test: fmt-check lint test-data ## check format and lints, then run every test
-	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" $(CARGO) test --release $(HOSTED)
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_REQUIRE_OPENVINO=1 \
+		$(CARGO) test --release $(HOSTED)
 
 # Tests and benchmarks keep keys, downloads and compiled code under build, away from the user's own.
 test-data: export OSTRAKON_HOME = $(CURDIR)/build/home
-test-data: plugins
+test-data: plugins openvino
 	"$(OSTRAKON)" pack minilm --out build/packages/minilm-1
 	@for n in 2 3 6; do "$(OSTRAKON)" pack build/packages/minilm-1 --shards $$n --out build/packages/minilm-$$n || exit 1; done
 	@test -f build/data/lee.cor || tests/fetch-data.sh build/data
@@ -63,7 +70,7 @@ fmt-check:
 fmt: ## format the sources
 	$(CARGO) fmt --all
 
-lint: setup ## clippy, warnings are errors
+lint: toolchain ## clippy, warnings are errors
 	$(CARGO) clippy --release $(HOSTED) --all-targets -- -D warnings
 	$(CARGO) clippy --profile plugin --target $(WASM) $(addprefix -p ,$(GUESTS)) -- -D warnings
 

@@ -17,7 +17,7 @@
 
 use crate::profile::FEATURES;
 use crate::survey::Survey;
-use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, TENSOR, VERIFICATION, WEIGHTS};
+use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, TENSOR, TENSORS, VERIFICATION, WEIGHTS};
 use wasmparser::{Validator, WasmFeatures};
 
 /// Largest component, in bytes.
@@ -62,6 +62,7 @@ pub(crate) mod interface {
     pub(crate) const EXACT: &str = "ostrakon:plugin/exact@0.1.0";
     pub(crate) const WEIGHTS: &str = "ostrakon:plugin/weights@0.1.0";
     pub(crate) const BLOCK: &str = "ostrakon:plugin/block@0.1.0";
+    pub(crate) const TENSORS: &str = "ostrakon:plugin/tensors@0.1.0";
     pub(crate) const VERIFICATION: &str = "ostrakon:plugin/verification@0.1.0";
 }
 
@@ -72,19 +73,22 @@ pub enum World {
     ModelBlock,
     /// A block composed with `exact-reference`: it reads weights and does all arithmetic itself.
     ReferenceBlock,
+    /// A block of a float model: named tensors through the host's graphs.
+    GraphBlock,
     /// Says what follows from the evidence of an audit. It reaches nothing.
     Verifier,
 }
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::ModelBlock, Self::ReferenceBlock, Self::Verifier];
+    pub const ALL: [Self; 4] = [Self::ModelBlock, Self::ReferenceBlock, Self::GraphBlock, Self::Verifier];
 
     /// Its name in `wit/plugin.wit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ModelBlock => "model-block",
             Self::ReferenceBlock => "reference-block",
+            Self::GraphBlock => "graph-block",
             Self::Verifier => "verifier",
         }
     }
@@ -94,6 +98,7 @@ impl World {
         match self {
             Self::ModelBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH, EXACT],
             Self::ReferenceBlock => &[WEIGHTS],
+            Self::GraphBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH],
             Self::Verifier => &[],
         }
     }
@@ -103,6 +108,7 @@ impl World {
         match self {
             Self::ModelBlock => &[BLOCK],
             Self::ReferenceBlock => &[TENSOR, BLOCK],
+            Self::GraphBlock => &[TENSORS],
             Self::Verifier => &[VERIFICATION],
         }
     }

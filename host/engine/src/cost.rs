@@ -28,6 +28,10 @@ const MEDIUM: u64 = 4;
 /// Fuel an element for a function by polynomial: gelu, the exponential.
 const HEAVY: u64 = 8;
 
+/// Fuel to run a graph in floating point, whatever is in it: its work cannot be read off its shapes, so the
+/// wall clock bounds it.
+const GRAPH: u64 = 1_000_000;
+
 /// The table as hashed and published.
 pub(crate) const TABLE: &[(&str, u64)] = &[
     ("call", CALL),
@@ -37,6 +41,7 @@ pub(crate) const TABLE: &[(&str, u64)] = &[
     ("element-light", LIGHT),
     ("element-medium", MEDIUM),
     ("element-heavy", HEAVY),
+    ("graph", GRAPH),
 ];
 
 /// A call that does no work of its own.
@@ -84,6 +89,11 @@ pub(crate) fn embedding(ids: &Tensor, width: u64) -> u64 {
 /// A norm with weights, of the sum of its inputs (`x` and `residual`).
 pub(crate) fn layer_norm(x: &Tensor) -> u64 {
     operation(elements(x).saturating_mul(MEDIUM))
+}
+
+/// A graph in floating point. Its inputs and outputs are charged as [`copy`].
+pub(crate) const fn graph() -> u64 {
+    GRAPH
 }
 
 /// Element by element addition.

@@ -2,13 +2,14 @@
 //!
 //! The caller deals in `ostrakon_nn::Tensor` whichever world the component is of. A model block gets a
 //! handle of the host's tensor; a reference block has tensors of its own, so its constructor is called
-//! with the bytes, and the result read back.
+//! with the bytes, and the result read back. A block of a float model gets and gives handles with names.
 
+use crate::admission::World;
 use crate::error::{CallError, Failure, HostFault, Trap, bounded};
 use crate::guest::{self, Failed, Guest};
 use crate::imports::wasi_nn::ElementType;
 use crate::limits::Limits;
-use crate::plugin::BlockExports;
+use crate::plugin::{BlockExports, WorkExports};
 use crate::state::{State, TensorEntry};
 use ostrakon_nn::{NnError, Tensor};
 use std::collections::BTreeMap;
@@ -39,7 +40,16 @@ pub struct Forward {
     pub fuel: u64,
 }
 
-/// `block.failure`.
+/// What a block of a float model computed.
+#[derive(Debug, Clone)]
+pub struct Computed {
+    /// Its outputs, by name.
+    pub outputs: Vec<(String, Tensor)>,
+    /// What the call cost, by guest instructions and the cost table.
+    pub fuel: u64,
+}
+
+/// `block.failure`, and `tensors.failure`.
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(variant)]
 enum BlockFailure {
@@ -68,10 +78,14 @@ type Open = TypedFunc<(String, Vec<(String, String)>), (OrFailure<ResourceAny>,)
 type ForwardHost = TypedFunc<(ResourceAny, Handle, Handle), (OrFailure<Handle>,)>;
 type ForwardGuest = TypedFunc<(ResourceAny, ResourceAny, ResourceAny), (OrFailure<ResourceAny>,)>;
 
-/// Who owns the tensors.
-enum Tensors {
+type Named = Vec<(String, Handle)>;
+type Compute = TypedFunc<(ResourceAny, Named), (OrFailure<Named>,)>;
+
+/// How the block is put to work, and who owns the tensors.
+enum Work {
     Host { forward: ForwardHost },
     Guest { forward: ForwardGuest, functions: GuestTensors },
+    Named { compute: Compute },
 }
 
 /// The functions of a component's own tensors.
@@ -86,7 +100,8 @@ struct GuestTensors {
 pub struct Instance {
     guest: Guest<State>,
     open: Open,
-    tensors: Arc<Tensors>,
+    work: Arc<Work>,
+    world: World,
     sessions: BTreeMap<SessionId, ResourceAny>,
     next: u32,
 }
@@ -102,15 +117,18 @@ impl Instance {
         mut guest: Guest<State>,
         instance: &component::Instance,
         exports: &BlockExports,
+        world: World,
     ) -> Result<Self, CallError> {
         // Admission has compared the types; what is left is which resource a handle is of.
         let store = &mut guest.store;
         let wrong = |error: wasmtime::Error| guest::engine(&error);
         let open = instance.get_typed_func(&mut *store, exports.open).map_err(wrong)?;
-        let tensors = match &exports.tensor {
-            None => Tensors::Host { forward: instance.get_typed_func(&mut *store, exports.forward).map_err(wrong)? },
-            Some(tensor) => Tensors::Guest {
-                forward: instance.get_typed_func(&mut *store, exports.forward).map_err(wrong)?,
+        let work = match &exports.work {
+            WorkExports::Forward(forward) => {
+                Work::Host { forward: instance.get_typed_func(&mut *store, *forward).map_err(wrong)? }
+            }
+            WorkExports::OwnForward(forward, tensor) => Work::Guest {
+                forward: instance.get_typed_func(&mut *store, *forward).map_err(wrong)?,
                 functions: GuestTensors {
                     constructor: instance.get_typed_func(&mut *store, tensor.constructor).map_err(wrong)?,
                     dimensions: instance.get_typed_func(&mut *store, tensor.dimensions).map_err(wrong)?,
@@ -118,8 +136,11 @@ impl Instance {
                     data: instance.get_typed_func(&mut *store, tensor.data).map_err(wrong)?,
                 },
             },
+            WorkExports::Compute(compute) => {
+                Work::Named { compute: instance.get_typed_func(&mut *store, *compute).map_err(wrong)? }
+            }
         };
-        Ok(Self { guest, open, tensors: Arc::new(tensors), sessions: BTreeMap::new(), next: 0 })
+        Ok(Self { guest, open, work: Arc::new(work), world, sessions: BTreeMap::new(), next: 0 })
     }
 
     /// Open the block called `name` with the settings of the manifest.
@@ -148,12 +169,32 @@ impl Instance {
     pub fn forward(&mut self, session: SessionId, input: Tensor, lengths: &Tensor) -> Result<Forward, CallError> {
         self.guest.ready()?;
         let session = *self.sessions.get(&session).ok_or(HostFault::NoSession(session.0))?;
-        let tensors = Arc::clone(&self.tensors);
-        let (output, fuel) = self.guest.call(|store| match &*tensors {
-            Tensors::Host { forward } => forward_host(store, forward, session, input, lengths),
-            Tensors::Guest { forward, functions } => functions.forward(store, forward, session, &input, lengths),
-        })?;
+        let work = Arc::clone(&self.work);
+        let (output, fuel) = match &*work {
+            Work::Host { forward } => self.guest.call(|store| forward_host(store, forward, session, input, lengths))?,
+            Work::Guest { forward, functions } => {
+                self.guest.call(|store| functions.forward(store, forward, session, &input, lengths))?
+            }
+            Work::Named { .. } => return Err(self.no("a block that takes a ragged batch")),
+        };
         Ok(Forward { output, fuel })
+    }
+
+    /// Run a block of a float model on named tensors.
+    ///
+    /// # Errors
+    /// As [`Instance::forward`].
+    pub fn compute(&mut self, session: SessionId, inputs: Vec<(String, Tensor)>) -> Result<Computed, CallError> {
+        self.guest.ready()?;
+        let session = *self.sessions.get(&session).ok_or(HostFault::NoSession(session.0))?;
+        let work = Arc::clone(&self.work);
+        let Work::Named { compute } = &*work else { return Err(self.no("a block that takes named tensors")) };
+        let (outputs, fuel) = self.guest.call(|store| compute_named(store, compute, session, inputs))?;
+        Ok(Computed { outputs, fuel })
+    }
+
+    fn no(&self, wanted: &'static str) -> CallError {
+        HostFault::WrongWorld { wanted, world: self.world.name() }.into()
     }
 
     /// Close a session and let the component clean up.
@@ -198,6 +239,34 @@ fn forward_host(
     store.data_mut().take(lengths)?;
     let output = store.data_mut().take(result?)?;
     Ok(output.tensor.uncharged())
+}
+
+fn compute_named(
+    mut store: StoreContextMut<'_, State>,
+    compute: &Compute,
+    session: ResourceAny,
+    inputs: Vec<(String, Tensor)>,
+) -> Result<Vec<(String, Tensor)>, Failed> {
+    let state = store.data_mut();
+    let mut given: Named = Vec::with_capacity(inputs.len());
+    for (name, tensor) in inputs {
+        match tensor.charged_to(&state.meter).and_then(|tensor| state.keep(tensor)) {
+            Ok(handle) => given.push((name, handle)),
+            Err(error) => {
+                // The component was not called: what was kept for it goes again.
+                for (_, handle) in given {
+                    state.take(handle)?;
+                }
+                return Err(Failed::Input(error));
+            }
+        }
+    }
+    let (result,) = compute.call(&mut store, (session, given))?;
+    let mut outputs = Vec::new();
+    for (name, handle) in result? {
+        outputs.push((name, store.data_mut().take(handle)?.tensor.uncharged()));
+    }
+    Ok(outputs)
 }
 
 impl GuestTensors {

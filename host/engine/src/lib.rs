@@ -11,7 +11,7 @@
 //! 2. [`admission`]: checks on the bytes, before anything is compiled.
 //! 3. [`cache`]: compiled code kept between processes, so that nobody can slip in code of their own.
 //! 4. [`runtime`] and [`plugin`]: compile and link once; an instance is then made in microseconds.
-//! 5. [`instance`] and [`verification`]: typed calls of `ostrakon:plugin/block` and of
+//! 5. [`instance`] and [`verification`]: typed calls of `ostrakon:plugin/block` (or `tensors`) and of
 //!    `ostrakon:plugin/verification`, with fuel counted for each.
 //! 6. [`imports`]: what a component may call, linked by hand so that each call is charged by [`cost`].
 //! 7. [`limits`] stop what goes on too long or grows too large; [`error`] keeps apart whose doing it was.
@@ -41,7 +41,7 @@ pub mod verification;
 pub use admission::{AdmissionError, World};
 pub use cache::{CacheDir, CacheError};
 pub use error::{CallError, Failure, HostFault, Trap};
-pub use instance::{Forward, Instance, SessionId};
+pub use instance::{Computed, Forward, Instance, SessionId};
 pub use limits::Limits;
 pub use plugin::Plugin;
 pub use profile::{Compiler, DeterminismProfile};

@@ -32,9 +32,17 @@ enum Linked {
 /// Where the functions of a block are, looked up once.
 pub(crate) struct BlockExports {
     pub(crate) open: ComponentExportIndex,
-    pub(crate) forward: ComponentExportIndex,
-    /// Only of a component that brings its own tensors.
-    pub(crate) tensor: Option<TensorExports>,
+    pub(crate) work: WorkExports,
+}
+
+/// How a block is put to work.
+pub(crate) enum WorkExports {
+    /// A ragged batch of the host's tensors.
+    Forward(ComponentExportIndex),
+    /// A ragged batch of tensors that the component brings itself.
+    OwnForward(ComponentExportIndex, TensorExports),
+    /// Named tensors of the host.
+    Compute(ComponentExportIndex),
 }
 
 pub(crate) struct TensorExports {
@@ -64,11 +72,16 @@ impl Fitting<'_> {
         signature::find(self.component, interface, function).map_err(|reason| self.misfit(reason))
     }
 
-    fn block(&self, linker: &Linker<State>, tensor: Option<TensorExports>) -> Result<Linked, AdmissionError> {
+    fn block(&self, linker: &Linker<State>, interface: &str) -> Result<Linked, AdmissionError> {
         let component = self.link(linker)?;
-        let open = self.find(interface::BLOCK, "[static]session.open")?;
-        let forward = self.find(interface::BLOCK, "[method]session.forward")?;
-        Ok(Linked::Block { component, exports: Arc::new(BlockExports { open, forward, tensor }) })
+        let open = self.find(interface, "[static]session.open")?;
+        let forward = || self.find(interface, "[method]session.forward");
+        let work = match self.world {
+            World::GraphBlock => WorkExports::Compute(self.find(interface, "[method]session.compute")?),
+            World::ReferenceBlock => WorkExports::OwnForward(forward()?, self.tensor()?),
+            _ => WorkExports::Forward(forward()?),
+        };
+        Ok(Linked::Block { component, exports: Arc::new(BlockExports { open, work }) })
     }
 
     fn tensor(&self) -> Result<TensorExports, AdmissionError> {
@@ -91,8 +104,9 @@ impl Plugin {
         let fitting = Fitting { component, world };
         let linkers = &shared.linkers;
         let linked = match world {
-            World::ModelBlock => fitting.block(&linkers.model_block, None)?,
-            World::ReferenceBlock => fitting.block(&linkers.reference_block, Some(fitting.tensor()?))?,
+            World::ModelBlock => fitting.block(&linkers.model_block, interface::BLOCK)?,
+            World::ReferenceBlock => fitting.block(&linkers.reference_block, interface::BLOCK)?,
+            World::GraphBlock => fitting.block(&linkers.graph_block, interface::TENSORS)?,
             World::Verifier => Linked::Verifier {
                 component: fitting.link(&linkers.verifier)?,
                 verify: fitting.find(interface::VERIFICATION, "verify")?,
@@ -124,7 +138,7 @@ impl Plugin {
         };
         let limits = limits.within(self.shared.limits);
         let (guest, instance) = Guest::start(&self.shared, component, State::new(host, &limits), limits)?;
-        Instance::new(guest, &instance, exports)
+        Instance::new(guest, &instance, exports, self.world)
     }
 
     /// A fresh instance of a verifier. It needs no host: it can reach nothing.

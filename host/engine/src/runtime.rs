@@ -41,6 +41,7 @@ pub(crate) struct Shared {
 pub(crate) struct Linkers {
     pub(crate) model_block: Linker<State>,
     pub(crate) reference_block: Linker<State>,
+    pub(crate) graph_block: Linker<State>,
     pub(crate) verifier: Linker<Limiter>,
 }
 
@@ -61,6 +62,7 @@ impl Runtime {
         let linkers = Linkers {
             model_block: imports::of_a_model_block(&engine).map_err(failed)?,
             reference_block: imports::of_a_reference_block(&engine).map_err(failed)?,
+            graph_block: imports::of_a_graph_block(&engine).map_err(failed)?,
             verifier: imports::none(&engine),
         };
         Ok(Self(Arc::new(Shared { engine, ticker, limits, profile, linkers, cache })))

@@ -75,6 +75,8 @@ const OPEN: &str = "(string, list<tuple<string, string>>) -> \
     (result<own, variant{bad-settings(string), bad-input(string), operation(string)}>)";
 const FORWARD: &str = "(borrow, own, borrow) -> \
     (result<own, variant{bad-settings(string), bad-input(string), operation(string)}>)";
+const COMPUTE_BLOCK: &str = "(borrow, list<tuple<string, own>>) -> \
+    (result<list<tuple<string, own>>, variant{bad-settings(string), bad-input(string), operation(string)}>)";
 const CONSTRUCTOR: &str = "(list<u32>, enum{FP16, FP32, FP64, BF16, U8, I32, I64}, list<u8>) -> (own)";
 const CODE: &str = "(borrow) -> (enum{invalid-argument, invalid-encoding, timeout, runtime-error, \
     unsupported-operation, too-large, not-found, security, unknown})";
@@ -123,6 +125,7 @@ fn expected(function: &str) -> Option<&'static str> {
     Some(match function {
         "[static]session.open" => OPEN,
         "[method]session.forward" => FORWARD,
+        "[method]session.compute" => COMPUTE_BLOCK,
         "[constructor]tensor" => CONSTRUCTOR,
         "[method]tensor.dimensions" => "(borrow) -> (list<u32>)",
         "[method]tensor.ty" => "(borrow) -> (enum{FP16, FP32, FP64, BF16, U8, I32, I64})",

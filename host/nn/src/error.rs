@@ -67,6 +67,22 @@ impl NnError {
         }
     }
 
+    /// The same error with some words before its text.
+    #[must_use]
+    pub(crate) fn before(mut self, words: &str) -> Self {
+        let (Self::InvalidArgument(text)
+        | Self::InvalidEncoding(text)
+        | Self::Timeout(text)
+        | Self::Runtime(text)
+        | Self::Unsupported(text)
+        | Self::TooLarge(text)
+        | Self::NotFound(text)
+        | Self::Security(text)
+        | Self::Unknown(text)) = &mut self;
+        text.insert_str(0, words);
+        self
+    }
+
     /// Whether the host is to blame, so that another host might not give this error.
     ///
     /// A guest must never see such an error, because what it did next would differ between machines:

@@ -11,9 +11,10 @@
 //! referring to its codes, but where they are a view of a memory map the kernel takes the pages back as
 //! soon as it wants them.
 
+use crate::float::{FloatGraph, Port, RawGraph};
 use crate::{Charge, Meter, NnError, Quotas, RawLayer, Resource};
 use ostrakon_exact::simd::Product;
-use ostrakon_exact::{Activation, Embedding, Layer, LayerNorm, Linear};
+use ostrakon_exact::{Activation, Embedding, LayerNorm, Linear};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +26,30 @@ pub struct Graph(Arc<Prepared>);
 struct Prepared {
     name: String,
     operation: Operation,
-    /// What the layer takes of the host's [`GraphLimits`].
-    _charges: [Charge; 2],
+    /// What it takes of the host's [`GraphLimits`], and of the caller who brought it.
+    _charges: Vec<Charge>,
 }
 
 pub(crate) enum Operation {
     Linear { layer: Arc<Linear>, product: Box<dyn Product> },
     Embedding(Embedding),
     LayerNorm(LayerNorm),
+    Float(FloatGraph),
+}
+
+/// What a graph is made from.
+pub(crate) enum Raw {
+    Layer(RawLayer),
+    Float(RawGraph),
+}
+
+impl Raw {
+    fn byte_len(&self) -> u64 {
+        match self {
+            Self::Layer(layer) => layer.byte_len(),
+            Self::Float(graph) => graph.byte_len(),
+        }
+    }
 }
 
 /// What a graph computes and how wide it is: enough to know the cost of a call and the size of its
@@ -60,10 +77,16 @@ pub enum GraphShape {
         /// Columns.
         width: usize,
     },
+    /// A graph in floating point: its [`Graph::inputs`] to its [`Graph::outputs`].
+    Float,
 }
 
 impl Graph {
-    /// The full name of the layer.
+    pub(crate) fn new(name: &str, operation: Operation, charges: Vec<Charge>) -> Self {
+        Self(Arc::new(Prepared { name: name.to_owned(), operation, _charges: charges }))
+    }
+
+    /// The full name of the layer, or the name of the graph.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -76,6 +99,23 @@ impl Graph {
             }
             Operation::Embedding(layer) => GraphShape::Embedding { rows: layer.rows, width: layer.width },
             Operation::LayerNorm(layer) => GraphShape::LayerNorm { width: layer.gain.len() },
+            Operation::Float(_) => GraphShape::Float,
+        }
+    }
+
+    /// What goes into a graph in floating point. Empty for a layer.
+    pub fn inputs(&self) -> &[Port] {
+        match &self.0.operation {
+            Operation::Float(graph) => graph.inputs(),
+            _ => &[],
+        }
+    }
+
+    /// What comes out of a graph in floating point. Empty for a layer.
+    pub fn outputs(&self) -> &[Port] {
+        match &self.0.operation {
+            Operation::Float(graph) => graph.outputs(),
+            _ => &[],
         }
     }
 
@@ -103,12 +143,15 @@ pub struct GraphLimits {
     /// Bytes of their parts as the package stores them. What a backend makes of them is in proportion:
     /// about twice as much where a CPU packs codes as pairs of 16 bits.
     pub bytes: u64,
+    /// Whether a component may bring a graph in floating point as bytes (wasi-nn's `load`). OpenVINO would parse
+    /// them in this process, so whoever allows it trusts the components not to attack OpenVINO.
+    pub allow_load: bool,
 }
 
 impl Default for GraphLimits {
-    /// More than the largest model this machine could run.
+    /// More than the largest model this machine could run; no graphs but those of the package.
     fn default() -> Self {
-        Self { layers: 16_384, bytes: 64 << 30 }
+        Self { layers: 16_384, bytes: 64 << 30, allow_load: false }
     }
 }
 
@@ -126,13 +169,13 @@ impl Graphs {
         Self { slots: Mutex::default(), meter: Meter::new(quotas) }
     }
 
-    /// The graph called `name`. If it is not there yet, `read` finds its parts and `pack` makes them
+    /// The graph called `name`. If it is not there yet, `read` finds what it is made from and `pack` makes it
     /// ready; the limits are charged between the two.
     pub(crate) fn get(
         &self,
         name: &str,
-        read: impl FnOnce() -> Result<RawLayer, NnError>,
-        pack: impl FnOnce(Layer) -> Result<Operation, NnError>,
+        read: impl FnOnce() -> Result<Raw, NnError>,
+        pack: impl FnOnce(Raw) -> Result<Operation, NnError>,
     ) -> Result<Graph, NnError> {
         let slot = Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default());
         let mut graph = lock(&slot);
@@ -162,21 +205,24 @@ impl Graphs {
     fn prepare(
         &self,
         name: &str,
-        read: impl FnOnce() -> Result<RawLayer, NnError>,
-        pack: impl FnOnce(Layer) -> Result<Operation, NnError>,
+        read: impl FnOnce() -> Result<Raw, NnError>,
+        pack: impl FnOnce(Raw) -> Result<Operation, NnError>,
     ) -> Result<Graph, NnError> {
         let raw = read()?;
+        let charges = self.room(name, raw.byte_len())?;
+        let operation = pack(raw)?;
+        Ok(Graph::new(name, operation, charges))
+    }
+
+    /// Room for a graph of so many bytes.
+    pub(crate) fn room(&self, name: &str, bytes: u64) -> Result<Vec<Charge>, NnError> {
         let room = |resource, amount| {
             // What fits depends on what else the host has loaded, so it is not the caller's fault.
             self.meter.charge(resource, amount).map_err(|error| {
                 NnError::Runtime(format!("the host has no room to prepare layer `{name}`: {}", error.text()))
             })
         };
-        let charges = [room(Resource::Graphs, 1)?, room(Resource::Bytes, raw.byte_len())?];
-        let layer = Layer::from_parts(&raw.kind, &raw.activation, raw.parts)
-            .map_err(|error| NnError::InvalidEncoding(format!("layer `{name}`: {error}")))?;
-        let operation = pack(layer)?;
-        Ok(Graph(Arc::new(Prepared { name: name.to_owned(), operation, _charges: charges })))
+        Ok(vec![room(Resource::Graphs, 1)?, room(Resource::Bytes, bytes)?])
     }
 
     #[cfg(test)]

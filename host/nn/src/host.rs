@@ -1,13 +1,15 @@
 //! A host: the layers of one package, a backend and an executor, shared by all instances.
 
-use crate::graph::{Graphs, Operation};
+use crate::float::{Encoding, FloatGraph, FloatSettings, RawGraph};
+use crate::graph::{Graphs, Operation, Raw};
 use crate::layers::check_name;
 use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
-use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer, Tensor};
+use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What answers `wasi:nn` and `exact` for the instances of one package.
@@ -19,6 +21,8 @@ pub struct Host {
     backend: ProvenBackend,
     layers: Arc<dyn LayerSource>,
     graphs: Graphs,
+    float: FloatSettings,
+    allow_load: bool,
     spares: Arc<Spares>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -36,7 +40,25 @@ impl Host {
         layers: Arc<dyn LayerSource>,
         limits: GraphLimits,
     ) -> Self {
-        Self { executor, backend, layers, graphs: Graphs::new(limits), spares: Arc::default(), observer: None }
+        let float = FloatSettings { installed: None, threads: executor.threads() };
+        Self {
+            executor,
+            backend,
+            layers,
+            graphs: Graphs::new(limits),
+            float,
+            allow_load: limits.allow_load,
+            spares: Arc::default(),
+            observer: None,
+        }
+    }
+
+    /// The same host, which looks for OpenVINO in the directory in which `make setup` puts releases too. It does so
+    /// when the first graph in floating point is asked for.
+    #[must_use]
+    pub fn with_openvino(mut self, installed: PathBuf) -> Self {
+        self.float.installed = Some(installed);
+        self
     }
 
     /// A meter for a new caller.
@@ -77,26 +99,73 @@ impl Host {
         Ok(self.layers.raw(name)?)
     }
 
-    /// The layer called `name`, prepared. The first call prepares it; later calls, from any instance,
+    /// The layer or graph called `name`, prepared. The first call prepares it; later calls, from any instance,
     /// share it.
     ///
     /// # Errors
-    /// As [`Host::raw`]; parts that do not make a layer; limits of the host; a backend that fails.
+    /// As [`Host::raw`]; parts that do not make a layer, bytes that do not make a graph; limits of the host; a
+    /// backend that fails.
     pub fn graph(&self, name: &str) -> Result<Graph, NnError> {
         check_name(name)?;
-        self.graphs.get(
-            name,
-            || Ok(self.layers.raw(name)?),
-            |layer| match layer {
-                Layer::Linear(layer) => {
-                    let layer = Arc::new(layer);
-                    let product = self.backend.prepare(name, &layer)?;
-                    Ok(Operation::Linear { layer, product })
-                }
-                Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
-                Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
-            },
-        )
+        let read = || {
+            Ok(match self.layers.graph(name)? {
+                Some(graph) => Raw::Float(graph),
+                None => Raw::Layer(self.layers.raw(name)?),
+            })
+        };
+        self.graphs.get(name, read, |raw| match raw {
+            Raw::Float(raw) => self.open(name, &raw),
+            Raw::Layer(raw) => {
+                let layer = Layer::from_parts(&raw.kind, &raw.activation, raw.parts)
+                    .map_err(|error| NnError::InvalidEncoding(format!("layer `{name}`: {error}")))?;
+                self.pack(name, layer)
+            }
+        })
+    }
+
+    fn pack(&self, name: &str, layer: Layer) -> Result<Operation, NnError> {
+        match layer {
+            Layer::Linear(layer) => {
+                let layer = Arc::new(layer);
+                let product = self.backend.prepare(name, &layer)?;
+                Ok(Operation::Linear { layer, product })
+            }
+            Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
+            Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
+        }
+    }
+
+    fn open(&self, name: &str, raw: &RawGraph) -> Result<Operation, NnError> {
+        let graph = FloatGraph::open(raw, &self.float).map_err(|error| error.before(&format!("graph `{name}`: ")))?;
+        Ok(Operation::Float(graph))
+    }
+
+    /// Whether a component may bring a graph as bytes.
+    ///
+    /// # Errors
+    /// The operator does not allow it.
+    pub fn may_load(&self) -> Result<(), NnError> {
+        if self.allow_load {
+            return Ok(());
+        }
+        Err(NnError::Security(
+            "graphs made of raw bytes are not loaded here: use load-by-name with a layer of the package".to_owned(),
+        ))
+    }
+
+    /// A graph in floating point that a caller brings as bytes: the `load` of wasi-nn. The bytes are charged to the
+    /// caller for as long as the graph is there.
+    ///
+    /// # Errors
+    /// As [`Host::may_load`]; a number of buffers that the encoding does not have; the caller's quota; as
+    /// [`Host::graph`].
+    pub fn load(&self, meter: &Meter, encoding: Encoding, parts: Vec<Vec<u8>>) -> Result<Graph, NnError> {
+        self.may_load()?;
+        let raw = RawGraph::from_parts(encoding, parts)?;
+        let bytes = raw.byte_len();
+        let mut charges = vec![meter.charge(Resource::Bytes, bytes)?];
+        charges.extend(self.graphs.room("loaded", bytes)?);
+        Ok(Graph::new("loaded", self.open("loaded", &raw)?, charges))
     }
 
     /// The backend.

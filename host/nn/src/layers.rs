@@ -1,6 +1,6 @@
 //! Where the parts of a layer come from, and which names may be asked for.
 
-use crate::NnError;
+use crate::{NnError, RawGraph};
 use ostrakon_exact::Part;
 
 /// Longest name of a layer.
@@ -34,6 +34,15 @@ pub trait LayerSource: Send + Sync {
     /// # Errors
     /// There is none, or it cannot be read.
     fn raw(&self, name: &str) -> Result<RawLayer, LayerSourceError>;
+
+    /// The graph in floating point called `name`, if the package has one. No layer has its name.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    fn graph(&self, name: &str) -> Result<Option<RawGraph>, LayerSourceError> {
+        let _ = name;
+        Ok(None)
+    }
 }
 
 /// Why a source could not give a layer.

@@ -18,8 +18,9 @@
 //! 5. [`backend`]: who computes the integer product of a linear layer. Only a backend that has proved
 //!    itself exact ([`ProvenBackend`]) can be given to a host. [`Recorder`] keeps every product for an
 //!    audit, [`Auditor`] takes them from such a record and checks them.
-//! 6. [`host`] and [`operations`]: load by name, compute, and the exact operations.
-//! 7. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
+//! 6. [`float`]: whole graphs in floating point, which OpenVINO runs; not exact.
+//! 7. [`host`] and [`operations`]: load by name, compute, and the exact operations.
+//! 8. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
 //!
 //! # Threads
 //!
@@ -36,11 +37,14 @@
 
 pub mod backend;
 pub mod error;
+pub mod float;
 pub mod graph;
 pub mod host;
 pub mod layers;
 pub mod memory;
 pub mod observer;
+#[cfg(feature = "openvino")]
+pub mod openvino;
 pub mod operations;
 pub mod quota;
 mod spares;
@@ -51,6 +55,7 @@ pub use backend::cpu::CpuBackend;
 pub use backend::record::Recorder;
 pub use backend::{Backend, BackendError, ProvenBackend};
 pub use error::NnError;
+pub use float::{Encoding, GraphFiles, Port, RawGraph};
 pub use graph::{Graph, GraphLimits, GraphShape};
 pub use host::Host;
 pub use layers::{LayerSource, LayerSourceError, RawLayer};

@@ -23,6 +23,9 @@ impl Host {
     /// | linear | `x` FP32 [R, K] | `y` FP32 [R, N] |
     /// | embedding | `ids` I32 `[R]` | `y` FP32 [R, H] |
     /// | layer-norm | `x` and optionally `residual`, FP32 [R, H] | `y` FP32 [R, H] |
+    /// | a graph in floating point | as [`Graph::inputs`] | as [`Graph::outputs`] |
+    ///
+    /// An observer is not told of graphs in floating point: nobody could check them.
     ///
     /// # Errors
     /// [`NnError::InvalidArgument`] for inputs that are missing, unknown, repeated or of the wrong shape
@@ -34,6 +37,9 @@ impl Host {
         graph: &Graph,
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, NnError> {
+        if let Operation::Float(float) = graph.operation() {
+            return float.compute(meter, inputs).map_err(|error| error.before(&format!("graph `{}`: ", graph.name())));
+        }
         // Handles, not bytes; and none where nobody looks.
         let seen = if self.is_observed() { inputs.clone() } else { Vec::new() };
         let y = match graph.operation() {
@@ -49,6 +55,8 @@ impl Host {
                 let [x, residual] = take(graph, inputs, ["x", "residual"])?;
                 self.layer_norm(meter, graph, layer, &needed(graph, "x", x)?, residual.as_ref())?
             }
+            // Done above.
+            Operation::Float(_) => return Err(NnError::Unknown("the graph is no layer".to_owned())),
         };
         let seen: Vec<(&str, &Tensor)> = seen.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let y = self.done(|| OperationKind::Layer(graph.name().to_owned()), &seen, y);

@@ -128,7 +128,10 @@ fn a_source_that_cannot_read_is_a_fault_of_the_host() {
 
 #[test]
 fn a_host_prepares_no_more_than_its_limits() {
-    let room_for_one = [GraphLimits { layers: 1, ..GraphLimits::default() }, GraphLimits { layers: 9, bytes: 20 }];
+    let room_for_one = [
+        GraphLimits { layers: 1, ..GraphLimits::default() },
+        GraphLimits { layers: 9, bytes: 20, ..GraphLimits::default() },
+    ];
     for limits in room_for_one {
         let (host, prepared) = host(layers(), limits);
         let first = host.graph("b.linear").unwrap();

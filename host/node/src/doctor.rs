@@ -8,10 +8,11 @@ use crate::options::RunOptions;
 use crate::plugins::{BLOCK_BERT, EXACT_REFERENCE, Plugins};
 use crate::store;
 use ostrakon_exact::simd::Level;
+#[cfg(feature = "openvino")]
+use ostrakon_nn::openvino::{HOW_TO_GET, OpenVino, OpenVinoError};
 use ostrakon_package::{Home, TrustPolicy, load_key};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -60,7 +61,7 @@ pub fn examine(home: &Home, plugins: Option<&Path>) -> Vec<Check> {
         Check::good("threads", options.thread_count().to_string()),
         arithmetic(&options),
         engine(home, &options),
-        openvino(),
+        openvino(home),
         cuda(),
         directories(home),
         packages(home),
@@ -115,14 +116,13 @@ const LIBRARY_DIRECTORIES: &[&str] = &[
     "/usr/local/lib",
     "/usr/local/cuda/lib64",
     "/usr/lib/wsl/lib",
-    "/opt/intel/openvino/runtime/lib/intel64",
 ];
 
-fn library(names: &[&str], more: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+fn library(names: &[&str]) -> Option<PathBuf> {
     let listed = std::env::var_os("LD_LIBRARY_PATH");
     let listed: Vec<PathBuf> = listed.iter().flat_map(std::env::split_paths).collect();
     let standard = LIBRARY_DIRECTORIES.iter().map(PathBuf::from);
-    let directories = listed.into_iter().chain(more).chain(standard);
+    let directories = listed.into_iter().chain(standard);
     directories.flat_map(|d| names.iter().map(move |name| d.join(name))).find(|path| path.exists())
 }
 
@@ -131,22 +131,27 @@ fn unused(backend: &str) -> String {
     format!("this build has no {backend} backend; the CPU backend gives the same bytes")
 }
 
-fn openvino() -> Check {
-    // The wheel keeps its libraries in the package's own directory.
-    let ask =
-        "import importlib.util as u; s = u.find_spec('openvino'); print(s.submodule_search_locations[0] if s else '')";
-    let python = Command::new("python3").args(["-c", ask]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok();
-    let wheel = python
-        .filter(|o| o.status.success())
-        .map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim()).join("libs"));
-    match library(&["libopenvino_c.so"], wheel) {
-        Some(path) => Check::absent("openvino", path.display().to_string(), unused("OpenVINO")),
-        None => Check::absent("openvino", "not found", "python3 -m pip install openvino brings it; nothing needs it"),
+#[cfg(feature = "openvino")]
+fn openvino(home: &Home) -> Check {
+    match OpenVino::load(Some(&home.openvino())) {
+        Ok(found) => Check::good(
+            "openvino",
+            format!("{}, {}, in {}", found.version(), found.device(), found.directory().display()),
+        ),
+        Err(OpenVinoError::NotFound { searched }) => {
+            Check::absent("openvino", format!("no openvino_c library in {searched}"), HOW_TO_GET)
+        }
+        Err(error) => Check::bad("openvino", error.to_string(), HOW_TO_GET),
     }
 }
 
+#[cfg(not(feature = "openvino"))]
+fn openvino(_: &Home) -> Check {
+    Check::absent("openvino", "this build cannot use it", "build with the cargo feature `openvino`")
+}
+
 fn cuda() -> Check {
-    match library(&["libcuda.so.1", "libcuda.so"], []) {
+    match library(&["libcuda.so.1", "libcuda.so"]) {
         Some(path) => Check::absent("cuda", path.display().to_string(), unused("CUDA")),
         None => {
             Check::absent("cuda", "no driver library (libcuda.so.1)", "an NVIDIA driver brings it; nothing needs it")

@@ -71,6 +71,11 @@ impl Home {
         self.config.join("keys").join("signing.key")
     }
 
+    /// Where `make setup` puts releases of OpenVINO, each in a directory of its own.
+    pub fn openvino(&self) -> PathBuf {
+        self.data.join("openvino")
+    }
+
     /// The file that says whose signatures count.
     pub fn trust_file(&self) -> PathBuf {
         self.config.join("trust.toml")

@@ -21,6 +21,12 @@ pub(crate) fn of_a_model_block(engine: &Engine) -> wasmtime::Result<Linker<State
     Ok(linker)
 }
 
+pub(crate) fn of_a_graph_block(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasi_nn::link(&mut linker)?;
+    Ok(linker)
+}
+
 pub(crate) fn of_a_reference_block(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     weights::link(&mut linker)?;

@@ -2,12 +2,13 @@
 //!
 //! `tensor` has a constructor, which cannot return an error: a length that does not fit the shape ends
 //! the call as a trap, a quota as a host fault. `compute` takes its inputs over, so they are gone
-//! whether or not it succeeds.
+//! whether or not it succeeds. `load` is refused unless the operator allows it: then OpenVINO parses bytes that a
+//! component made.
 
 use crate::admission::interface::{ERRORS, GRAPH, INFERENCE, TENSOR};
 use crate::cost;
 use crate::state::{ContextEntry, ErrorEntry, GraphEntry, State, TensorEntry, charge, stop, visible};
-use ostrakon_nn::{GraphShape, NnError, Tensor, TensorType};
+use ostrakon_nn::{Encoding as GraphEncoding, GraphShape, NnError, Tensor, TensorType};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
@@ -101,8 +102,8 @@ impl From<&NnError> for ErrorCode {
     }
 }
 
-/// `graph.graph-encoding`. Only ever refused.
-#[derive(Debug, Clone, Copy, ComponentType, Lift, Lower)]
+/// `graph.graph-encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift, Lower)]
 #[component(enum)]
 #[repr(u8)]
 #[allow(dead_code, reason = "the component chooses the variant")]
@@ -121,6 +122,20 @@ enum Encoding {
     Ggml,
     #[component(name = "autodetect")]
     Autodetect,
+}
+
+impl Encoding {
+    /// As the host knows it.
+    fn known(self) -> std::result::Result<GraphEncoding, NnError> {
+        match self {
+            Self::Openvino => Ok(GraphEncoding::OpenVino),
+            Self::Onnx => Ok(GraphEncoding::Onnx),
+            other => {
+                let text = format!("graphs in the encoding {other:?} are not run here: only openvino and onnx are");
+                Err(NnError::InvalidEncoding(text))
+            }
+        }
+    }
 }
 
 /// `graph.execution-target`. The host decides where it computes.
@@ -193,14 +208,15 @@ fn link_errors(linker: &mut Linker<State>) -> Result<()> {
 fn link_graph(linker: &mut Linker<State>) -> Result<()> {
     let mut interface = linker.instance(GRAPH)?;
     interface.resource("graph", ResourceType::host::<GraphEntry>(), dropped::<GraphEntry>)?;
-    interface.func_wrap("load", |mut store: Store<'_>, (_, _, _): (WasmList<Vec<u8>>, Encoding, Target)| {
-        charge(&mut store, cost::call())?;
-        let refusal = NnError::Security(
-            "graphs made of raw bytes are not loaded here: use load-by-name with a layer of the package".to_owned(),
-        );
-        let refused: OrError<Resource<GraphEntry>> = Err(store.data_mut().keep_error(refusal)?);
-        Ok((refused,))
-    })?;
+    interface.func_wrap(
+        "load",
+        |mut store: Store<'_>, (parts, encoding, _): (Vec<WasmList<u8>>, Encoding, Target)| {
+            let bytes = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.len() as u64));
+            charge(&mut store, cost::lookup("").saturating_add(cost::copy(bytes)))?;
+            let loaded = load(&mut store, &parts, encoding);
+            Ok((or_error(&mut store, loaded)?,))
+        },
+    )?;
     interface.func_wrap("load-by-name", |mut store: Store<'_>, (name,): (String,)| {
         charge(&mut store, cost::lookup(&name))?;
         let loaded = store.data().host.graph(&name).and_then(|graph| store.data_mut().keep_graph(graph));
@@ -215,6 +231,19 @@ fn link_graph(linker: &mut Linker<State>) -> Result<()> {
             Ok((or_error(&mut store, context)?,))
         },
     )
+}
+
+fn load(
+    store: &mut Store<'_>,
+    parts: &[WasmList<u8>],
+    encoding: Encoding,
+) -> std::result::Result<Resource<GraphEntry>, NnError> {
+    let host = std::sync::Arc::clone(&store.data().host);
+    host.may_load()?;
+    let encoding = encoding.known()?;
+    let bytes = parts.iter().map(|part| part.as_le_slice(&*store).to_vec()).collect();
+    let graph = host.load(&store.data().meter, encoding, bytes)?;
+    store.data_mut().keep_graph(graph)
 }
 
 fn link_inference(linker: &mut Linker<State>) -> Result<()> {
@@ -240,9 +269,15 @@ fn compute(
         taken.push((name, store.data_mut().take(handle)?.tensor));
     }
     let fuel = taken.iter().fold(cost::call(), |sum, (_, x)| sum.saturating_add(work(graph.shape(), x)));
-    charge(store, fuel)?;
+    let is_float = graph.shape() == GraphShape::Float;
+    charge(store, fuel.saturating_add(if is_float { cost::graph() } else { 0 }))?;
     let state = store.data_mut();
     let computed = state.host.compute(&state.meter, &graph, taken);
+    if let (true, Ok(outputs)) = (is_float, &computed) {
+        let bytes = outputs.iter().fold(0u64, |sum, (_, y)| sum.saturating_add(y.byte_len() as u64));
+        charge(store, cost::copy(bytes))?;
+    }
+    let state = store.data_mut();
     Ok(computed.and_then(|outputs| outputs.into_iter().map(|(name, tensor)| Ok((name, state.keep(tensor)?))).collect()))
 }
 
@@ -255,6 +290,7 @@ fn work(shape: GraphShape, input: &Tensor) -> u64 {
         }
         GraphShape::Embedding { width, .. } => cost::embedding(input, width as u64),
         GraphShape::LayerNorm { .. } => cost::layer_norm(input),
+        GraphShape::Float => cost::copy(input.byte_len() as u64),
     }
 }
 
