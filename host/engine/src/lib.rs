@@ -13,7 +13,8 @@
 //! 4. [`runtime`] and [`plugin`]: compile and link once; an instance is then made in microseconds.
 //! 5. [`instance`] and [`verification`]: typed calls of `ostrakon:plugin/block` (or `tensors`) and of
 //!    `ostrakon:plugin/verification`, with fuel counted for each.
-//! 6. [`imports`]: what a component may call, linked by hand so that each call is charged by [`cost`].
+//! 6. [`imports`]: what a component may call, linked by hand so that each call is charged by [`cost`]. [`add_wasi_nn`]
+//!    offers the same to programs with components of their own.
 //! 7. [`limits`] stop what goes on too long or grows too large; [`error`] keeps apart whose doing it was.
 //!
 //! # Threads
@@ -41,10 +42,12 @@ pub mod verification;
 pub use admission::{AdmissionError, World};
 pub use cache::{CacheDir, CacheError};
 pub use error::{CallError, Failure, HostFault, Trap};
+pub use imports::add_wasi_nn;
 pub use instance::{Computed, Forward, Instance, SessionId};
 pub use limits::Limits;
 pub use plugin::Plugin;
 pub use profile::{Compiler, DeterminismProfile};
 pub use runtime::{Runtime, RuntimeError};
+pub use state::{NnView, State};
 pub use survey::Survey;
 pub use verification::Verifier;

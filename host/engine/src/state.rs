@@ -1,4 +1,7 @@
 //! What the host keeps for one instance: its tensors, graphs and counters.
+//!
+//! A plugin's store holds nothing else. A program that embeds `wasi:nn` for components of its own, which may have WASI
+//! too, has a store of its own kind and says by [`NnView`] where the state is in it.
 
 use crate::error::{HostFault, Stop, Trap};
 use crate::guest::Limited;
@@ -8,8 +11,8 @@ use std::sync::Arc;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Resource, ResourceTable};
 
-/// The data of a store.
-pub(crate) struct State {
+/// What `wasi:nn` and `exact` keep for one instance.
+pub struct State {
     pub(crate) host: Arc<Host>,
     pub(crate) meter: Meter,
     limiter: Limiter,
@@ -49,8 +52,27 @@ pub(crate) struct ErrorEntry {
 /// Entries of all types together: what the quotas allow, and a few that the host itself needs.
 const SPARE_ENTRIES: usize = 16;
 
+/// The data of a store in which there is a [`State`], perhaps beside what others keep there.
+pub trait NnView: Send + 'static {
+    /// The state.
+    fn nn(&self) -> &State;
+    /// Likewise, to change it.
+    fn nn_mut(&mut self) -> &mut State;
+}
+
+impl NnView for State {
+    fn nn(&self) -> &State {
+        self
+    }
+
+    fn nn_mut(&mut self) -> &mut State {
+        self
+    }
+}
+
 impl State {
-    pub(crate) fn new(host: Arc<Host>, limits: &Limits) -> Self {
+    /// For an instance that `host` serves within `limits`.
+    pub fn new(host: Arc<Host>, limits: &Limits) -> Self {
         let quotas = limits.quotas;
         let entries = [quotas.handles, quotas.graphs, quotas.contexts]
             .into_iter()
@@ -100,7 +122,7 @@ impl State {
 }
 
 /// Charge a call by the cost table, before its work is done.
-pub(crate) fn charge(store: &mut StoreContextMut<'_, State>, fuel: u64) -> wasmtime::Result<()> {
+pub(crate) fn charge<T: 'static>(store: &mut StoreContextMut<'_, T>, fuel: u64) -> wasmtime::Result<()> {
     match store.get_fuel()?.checked_sub(fuel) {
         Some(rest) => store.set_fuel(rest),
         None => {

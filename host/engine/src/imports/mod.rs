@@ -10,7 +10,7 @@ pub(crate) mod exact;
 pub(crate) mod wasi_nn;
 pub(crate) mod weights;
 
-use crate::state::State;
+use crate::state::{NnView, State};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -31,6 +31,15 @@ pub(crate) fn of_a_reference_block(engine: &Engine) -> wasmtime::Result<Linker<S
     let mut linker = Linker::new(engine);
     weights::link(&mut linker)?;
     Ok(linker)
+}
+
+/// Let components of a linker that is not ours import `wasi:nn` as plugins do: the same handles, quotas, errors and fuel.
+/// Fuel must be on in its engine, since every call is charged.
+///
+/// # Errors
+/// The interfaces are there already.
+pub fn add_wasi_nn<T: NnView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    wasi_nn::link(linker)
 }
 
 /// For a world whose components reach nothing.

@@ -7,7 +7,7 @@
 
 use crate::admission::interface::{ERRORS, GRAPH, INFERENCE, TENSOR};
 use crate::cost;
-use crate::state::{ContextEntry, ErrorEntry, GraphEntry, State, TensorEntry, charge, stop, visible};
+use crate::state::{ContextEntry, ErrorEntry, GraphEntry, NnView, TensorEntry, charge, stop, visible};
 use ostrakon_nn::{Encoding as GraphEncoding, GraphShape, NnError, Tensor, TensorType};
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType, WasmList};
 use wasmtime::{Result, StoreContextMut};
@@ -152,132 +152,133 @@ enum Target {
     Tpu,
 }
 
-type Store<'a> = StoreContextMut<'a, State>;
+type Store<'a, T> = StoreContextMut<'a, T>;
 type OrError<T> = std::result::Result<T, Resource<ErrorEntry>>;
 type Named = (String, Resource<TensorEntry>);
 
-pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
+pub(crate) fn link<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     link_tensor(linker)?;
     link_errors(linker)?;
     link_inference(linker)?;
     link_graph(linker)
 }
 
-fn link_tensor(linker: &mut Linker<State>) -> Result<()> {
+fn link_tensor<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     let mut interface = linker.instance(TENSOR)?;
-    interface.resource("tensor", ResourceType::host::<TensorEntry>(), dropped::<TensorEntry>)?;
+    interface.resource("tensor", ResourceType::host::<TensorEntry>(), dropped::<T, TensorEntry>)?;
     interface.func_wrap(
         "[constructor]tensor",
-        |mut store: Store<'_>, (dims, ty, data): (Vec<u32>, ElementType, WasmList<u8>)| {
+        |mut store: Store<'_, T>, (dims, ty, data): (Vec<u32>, ElementType, WasmList<u8>)| {
             charge(&mut store, cost::copy(data.len() as u64))?;
-            let meter = store.data().meter.clone();
+            let meter = store.data().nn().meter.clone();
             let tensor = Tensor::charged_copy(&meter, dims, ty.into(), data.as_le_slice(&store));
-            let handle = tensor.and_then(|tensor| store.data_mut().keep(tensor)).map_err(|error| stop(&error))?;
+            let handle =
+                tensor.and_then(|tensor| store.data_mut().nn_mut().keep(tensor)).map_err(|error| stop(&error))?;
             Ok((handle,))
         },
     )?;
-    interface.func_wrap("[method]tensor.dimensions", |mut store: Store<'_>, (x,): (Resource<TensorEntry>,)| {
+    interface.func_wrap("[method]tensor.dimensions", |mut store: Store<'_, T>, (x,): (Resource<TensorEntry>,)| {
         charge(&mut store, cost::call())?;
-        Ok((store.data().get(&x)?.tensor.dims().to_vec(),))
+        Ok((store.data().nn().get(&x)?.tensor.dims().to_vec(),))
     })?;
-    interface.func_wrap("[method]tensor.ty", |mut store: Store<'_>, (x,): (Resource<TensorEntry>,)| {
+    interface.func_wrap("[method]tensor.ty", |mut store: Store<'_, T>, (x,): (Resource<TensorEntry>,)| {
         charge(&mut store, cost::call())?;
-        Ok((ElementType::from(store.data().get(&x)?.tensor.ty()),))
+        Ok((ElementType::from(store.data().nn().get(&x)?.tensor.ty()),))
     })?;
-    interface.func_wrap("[method]tensor.data", |mut store: Store<'_>, (x,): (Resource<TensorEntry>,)| {
-        let tensor = store.data().tensor(&x)?;
+    interface.func_wrap("[method]tensor.data", |mut store: Store<'_, T>, (x,): (Resource<TensorEntry>,)| {
+        let tensor = store.data().nn().tensor(&x)?;
         charge(&mut store, cost::copy(tensor.byte_len() as u64))?;
         Ok((tensor.to_bytes(),))
     })
 }
 
-fn link_errors(linker: &mut Linker<State>) -> Result<()> {
+fn link_errors<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     let mut interface = linker.instance(ERRORS)?;
-    interface.resource("error", ResourceType::host::<ErrorEntry>(), dropped::<ErrorEntry>)?;
-    interface.func_wrap("[method]error.code", |mut store: Store<'_>, (error,): (Resource<ErrorEntry>,)| {
+    interface.resource("error", ResourceType::host::<ErrorEntry>(), dropped::<T, ErrorEntry>)?;
+    interface.func_wrap("[method]error.code", |mut store: Store<'_, T>, (error,): (Resource<ErrorEntry>,)| {
         charge(&mut store, cost::call())?;
-        Ok((ErrorCode::from(&store.data().get(&error)?.error),))
+        Ok((ErrorCode::from(&store.data().nn().get(&error)?.error),))
     })?;
-    interface.func_wrap("[method]error.data", |mut store: Store<'_>, (error,): (Resource<ErrorEntry>,)| {
-        let text = store.data().get(&error)?.error.text().to_owned();
+    interface.func_wrap("[method]error.data", |mut store: Store<'_, T>, (error,): (Resource<ErrorEntry>,)| {
+        let text = store.data().nn().get(&error)?.error.text().to_owned();
         charge(&mut store, cost::copy(text.len() as u64))?;
         Ok((text,))
     })
 }
 
-fn link_graph(linker: &mut Linker<State>) -> Result<()> {
+fn link_graph<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     let mut interface = linker.instance(GRAPH)?;
-    interface.resource("graph", ResourceType::host::<GraphEntry>(), dropped::<GraphEntry>)?;
+    interface.resource("graph", ResourceType::host::<GraphEntry>(), dropped::<T, GraphEntry>)?;
     interface.func_wrap(
         "load",
-        |mut store: Store<'_>, (parts, encoding, _): (Vec<WasmList<u8>>, Encoding, Target)| {
+        |mut store: Store<'_, T>, (parts, encoding, _): (Vec<WasmList<u8>>, Encoding, Target)| {
             let bytes = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.len() as u64));
             charge(&mut store, cost::lookup("").saturating_add(cost::copy(bytes)))?;
             let loaded = load(&mut store, &parts, encoding);
             Ok((or_error(&mut store, loaded)?,))
         },
     )?;
-    interface.func_wrap("load-by-name", |mut store: Store<'_>, (name,): (String,)| {
+    interface.func_wrap("load-by-name", |mut store: Store<'_, T>, (name,): (String,)| {
         charge(&mut store, cost::lookup(&name))?;
-        let loaded = store.data().host.graph(&name).and_then(|graph| store.data_mut().keep_graph(graph));
+        let loaded = store.data().nn().host.graph(&name).and_then(|graph| store.data_mut().nn_mut().keep_graph(graph));
         Ok((or_error(&mut store, loaded)?,))
     })?;
     interface.func_wrap(
         "[method]graph.init-execution-context",
-        |mut store: Store<'_>, (graph,): (Resource<GraphEntry>,)| {
+        |mut store: Store<'_, T>, (graph,): (Resource<GraphEntry>,)| {
             charge(&mut store, cost::call())?;
-            let graph = store.data().get(&graph)?.graph.clone();
-            let context = store.data_mut().keep_context(graph);
+            let graph = store.data().nn().get(&graph)?.graph.clone();
+            let context = store.data_mut().nn_mut().keep_context(graph);
             Ok((or_error(&mut store, context)?,))
         },
     )
 }
 
-fn load(
-    store: &mut Store<'_>,
+fn load<T: NnView>(
+    store: &mut Store<'_, T>,
     parts: &[WasmList<u8>],
     encoding: Encoding,
 ) -> std::result::Result<Resource<GraphEntry>, NnError> {
-    let host = std::sync::Arc::clone(&store.data().host);
+    let host = std::sync::Arc::clone(&store.data().nn().host);
     host.may_load()?;
     let encoding = encoding.known()?;
     let bytes = parts.iter().map(|part| part.as_le_slice(&*store).to_vec()).collect();
-    let graph = host.load(&store.data().meter, encoding, bytes)?;
-    store.data_mut().keep_graph(graph)
+    let graph = host.load(&store.data().nn().meter, encoding, bytes)?;
+    store.data_mut().nn_mut().keep_graph(graph)
 }
 
-fn link_inference(linker: &mut Linker<State>) -> Result<()> {
+fn link_inference<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     let mut interface = linker.instance(INFERENCE)?;
-    interface.resource("graph-execution-context", ResourceType::host::<ContextEntry>(), dropped::<ContextEntry>)?;
+    interface.resource("graph-execution-context", ResourceType::host::<ContextEntry>(), dropped::<T, ContextEntry>)?;
     interface.func_wrap(
         "[method]graph-execution-context.compute",
-        |mut store: Store<'_>, (context, inputs): (Resource<ContextEntry>, Vec<Named>)| {
+        |mut store: Store<'_, T>, (context, inputs): (Resource<ContextEntry>, Vec<Named>)| {
             let outputs = compute(&mut store, &context, inputs)?;
             Ok((or_error(&mut store, outputs)?,))
         },
     )
 }
 
-fn compute(
-    store: &mut Store<'_>,
+fn compute<T: NnView>(
+    store: &mut Store<'_, T>,
     context: &Resource<ContextEntry>,
     inputs: Vec<Named>,
 ) -> Result<std::result::Result<Vec<Named>, NnError>> {
-    let graph = store.data().get(context)?.graph.clone();
+    let graph = store.data().nn().get(context)?.graph.clone();
     let mut taken = Vec::with_capacity(inputs.len());
     for (name, handle) in inputs {
-        taken.push((name, store.data_mut().take(handle)?.tensor));
+        taken.push((name, store.data_mut().nn_mut().take(handle)?.tensor));
     }
     let fuel = taken.iter().fold(cost::call(), |sum, (_, x)| sum.saturating_add(work(graph.shape(), x)));
     let is_float = graph.shape() == GraphShape::Float;
     charge(store, fuel.saturating_add(if is_float { cost::graph() } else { 0 }))?;
-    let state = store.data_mut();
+    let state = store.data_mut().nn_mut();
     let computed = state.host.compute(&state.meter, &graph, taken);
     if let (true, Ok(outputs)) = (is_float, &computed) {
         let bytes = outputs.iter().fold(0u64, |sum, (_, y)| sum.saturating_add(y.byte_len() as u64));
         charge(store, cost::copy(bytes))?;
     }
-    let state = store.data_mut();
+    let state = store.data_mut().nn_mut();
     Ok(computed.and_then(|outputs| outputs.into_iter().map(|(name, tensor)| Ok((name, state.keep(tensor)?))).collect()))
 }
 
@@ -295,18 +296,18 @@ fn work(shape: GraphShape, input: &Tensor) -> u64 {
 }
 
 /// The result as the component shall see it.
-fn or_error<T>(store: &mut Store<'_>, result: std::result::Result<T, NnError>) -> Result<OrError<T>> {
+fn or_error<T: NnView, V>(store: &mut Store<'_, T>, result: std::result::Result<V, NnError>) -> Result<OrError<V>> {
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(error) => {
             let error = visible(error)?;
-            Ok(Err(store.data_mut().keep_error(error)?))
+            Ok(Err(store.data_mut().nn_mut().keep_error(error)?))
         }
     }
 }
 
 /// The component dropped its handle.
-fn dropped<T: Send + 'static>(mut store: Store<'_>, rep: u32) -> Result<()> {
-    store.data_mut().take(Resource::<T>::new_own(rep))?;
+fn dropped<T: NnView, E: Send + 'static>(mut store: Store<'_, T>, rep: u32) -> Result<()> {
+    store.data_mut().nn_mut().take(Resource::<E>::new_own(rep))?;
     Ok(())
 }
