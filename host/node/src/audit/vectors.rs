@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Before the digest of a file's content.
-const MAGIC: &[u8; 8] = b"OSTRVEC1";
+const MAGIC: &[u8; 8] = b"OSTRVEC2";
 
 /// Vectors in files under this user's data directory.
 pub struct KeptVectors {
@@ -81,7 +81,7 @@ impl LayerVectors for KeptVectors {
 
 /// Of the content and the layer it is for, so that no file stands in for another.
 fn checksum(name: &str, layer: &Linear, content: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v1");
+    let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v2");
     hasher.update(&(name.len() as u64).to_le_bytes());
     hasher.update(name.as_bytes());
     hasher.update(&(layer.outputs as u64).to_le_bytes());
@@ -103,7 +103,7 @@ fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     if *digest != checksum(name, layer, content) {
         return None;
     }
-    Vectors::from_bytes(layer.outputs, layer.inputs, content).ok()
+    Vectors::from_bytes(layer, content).ok()
 }
 
 /// Vectors that others could read are no secret.

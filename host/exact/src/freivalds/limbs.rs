@@ -1,0 +1,91 @@
+//! Projections cut into limbs of 16 bits and less, for `vpmaddwd`.
+//!
+//! # How
+//!
+//! `v = sum of limb[i] << shift[i]` modulo 2^64, limbs signed. `vpmaddwd` multiplies 16-bit numbers and adds
+//! pairs of products in 32 bits. With limbs of 16 bits and codes of 8 a pair is below 2^24 in magnitude, with
+//! limbs of 8 bits and codes of 16 at most 2^23, so 127 pairs add up exactly. From 2^32 on a sum counts only
+//! modulo 2^32, so there limbs have 16 bits whatever the codes are. Most v are below 2^47: then the last limb is
+//! left out.
+
+/// Columns of a turn.
+pub(super) const TURN: usize = 16;
+/// Turns whose pairs add up exactly.
+pub(super) const BLOCK: usize = 127;
+
+/// Shifts for codes of 8 bits.
+pub(super) const NARROW: &[u32] = &[0, 16, 32, 48];
+/// Shifts for codes of 16 bits.
+pub(super) const WIDE: &[u32] = &[0, 8, 16, 24, 32, 48];
+
+/// Both v in limbs.
+pub(super) struct Limbs {
+    /// Turn by turn, in each of the first and the second v, of each limb by limb 16 columns; missing
+    /// columns are 0.
+    pub(super) turns: Vec<[i16; TURN]>,
+    /// Of each limb.
+    pub(super) shifts: &'static [u32],
+}
+
+impl Limbs {
+    /// With all these shifts, or without the last.
+    pub(super) fn new([first, second]: [&[i64]; 2], shifts: &'static [u32]) -> Self {
+        let widths: Vec<u32> = shifts.iter().zip(shifts.iter().skip(1)).map(|(low, high)| high - low).collect();
+        let last = |v: i64| widths.iter().fold(v, |v, &width| split(v, width).1);
+        let is_short = first.iter().chain(second).all(|&v| last(v) == 0);
+        let shifts = shifts.get(..shifts.len() - usize::from(is_short)).unwrap_or(shifts);
+        let mut turns = Vec::with_capacity(first.len().div_ceil(TURN) * 2 * shifts.len());
+        for (a, b) in first.chunks(TURN).zip(second.chunks(TURN)) {
+            for v in [a, b] {
+                let mut rest = [0; TURN];
+                rest.iter_mut().zip(v).for_each(|(rest, &v)| *rest = v);
+                for &width in &widths {
+                    let parts = rest.map(|v| split(v, width));
+                    turns.push(parts.map(|(limb, _)| limb));
+                    rest = parts.map(|(_, rest)| rest);
+                }
+                if !is_short {
+                    turns.push(rest.map(|v| v as i16));
+                }
+            }
+        }
+        Self { turns, shifts }
+    }
+}
+
+/// The low `width` bits as a signed number, and what is left, divided by `2^width`, modulo `2^(64 - width)`.
+#[inline(always)]
+const fn split(v: i64, width: u32) -> (i16, i64) {
+    let unused = 64 - width;
+    let limb = (v << unused) >> unused;
+    (limb as i16, v.wrapping_sub(limb) >> width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limbs_add_up() {
+        for long in [false, true] {
+            let edges = [0, 1, 127, 128, 129, 1 << 31, 0x7fff_7fff, 0x8080_8080, (1 << 31) - 1, (1 << 32) - 1];
+            let mut v: Vec<i64> = edges.into_iter().flat_map(|v: i64| [v, -v, v << 14, 1 - v]).collect();
+            if long {
+                v.extend([i64::MAX, i64::MIN, i64::MAX - 0x8000, 1 << 47, 0x7f80_0000_0000]);
+            }
+            let other: Vec<i64> = v.iter().map(|v| v / 3).collect();
+            for all in [NARROW, WIDE] {
+                let Limbs { turns, shifts } = Limbs::new([&v, &other], all);
+                assert_eq!(shifts.len(), all.len() - usize::from(!long));
+                assert_eq!(turns.len(), v.len().div_ceil(TURN) * 2 * shifts.len());
+                for (at, (&v, &w)) in v.iter().zip(&other).enumerate() {
+                    for (vector, v) in [v, w].into_iter().enumerate() {
+                        let limb = |limb: usize| turns[(at / TURN * 2 + vector) * shifts.len() + limb][at % TURN];
+                        let terms = shifts.iter().enumerate().map(|(i, shift)| i64::from(limb(i)) << shift);
+                        assert_eq!(terms.fold(0i64, i64::wrapping_add), v);
+                    }
+                }
+            }
+        }
+    }
+}
