@@ -436,7 +436,7 @@ fn vectors_survive_being_kept() {
         let vectors = case.vectors(executor);
         let bytes = vectors.to_bytes();
         let layer = case.layer();
-        let kept = Vectors::from_bytes(&layer, &bytes).unwrap();
+        let kept = Vectors::from_bytes(executor, &layer, &bytes).unwrap();
         assert_eq!(kept.to_bytes(), bytes);
         let wide = case.run(executor, Some(&kept));
         assert_eq!(wide, case.sides());
@@ -446,17 +446,17 @@ fn vectors_survive_being_kept() {
         case.y = product(&case.x, &case.w, case.inputs);
         assert_eq!(case.run(executor, Some(&kept)), case.sides());
 
-        assert!(Vectors::from_bytes(&layer, &bytes[1..]).is_err());
-        assert!(Vectors::from_bytes(&layer, &[]).is_err());
+        assert!(Vectors::from_bytes(executor, &layer, &bytes[1..]).is_err());
+        assert!(Vectors::from_bytes(executor, &layer, &[]).is_err());
         let mut bad = bytes.clone();
         bad[..4].copy_from_slice(&(MOST + 1).to_le_bytes());
-        assert!(Vectors::from_bytes(&layer, &bad).is_err());
+        assert!(Vectors::from_bytes(executor, &layer, &bad).is_err());
         // Rubbish for v is not a panic.
         let from = 8 * case.outputs;
         bad = bytes.clone();
         bad[from..].fill(0x80);
         for executor in EXECUTORS.iter() {
-            case.run(executor, Some(&Vectors::from_bytes(&layer, &bad).unwrap()));
+            case.run(executor, Some(&Vectors::from_bytes(executor, &layer, &bad).unwrap()));
         }
     }
 }

@@ -54,7 +54,7 @@ impl LayerVectors for Drawn {
         if self.damaged == Some(name) {
             let mut bytes = vectors.to_bytes();
             *bytes.last_mut().unwrap() ^= 1;
-            vectors = Vectors::from_bytes(layer, &bytes).unwrap();
+            vectors = Vectors::from_bytes(&self.executor, layer, &bytes).unwrap();
         }
         let vectors = Arc::new(vectors);
         kept.insert(name.to_owned(), Arc::clone(&vectors));
@@ -309,7 +309,7 @@ fn vectors_that_are_missing_or_of_another_shape_stop_the_preparation() {
     other.insert_linear("small", "u8", &[1], &[1.0], &[0.0], &[]);
     let RawLayer { kind, activation, parts } = other.raw("small").unwrap();
     let Layer::Linear(small) = Layer::from_parts(&kind, &activation, parts).unwrap() else { unreachable!() };
-    let small = Arc::new(Vectors::from_bytes(&small, &[0; 24]).unwrap());
+    let small = Arc::new(Vectors::from_bytes(&executor, &small, &[0; 24]).unwrap());
     for (vectors, why) in [(Err("the disk is gone".to_owned()), "the disk is gone"), (Ok(small), "another shape")] {
         let auditor = Auditor::new(Arc::clone(&executor), Arc::new(Other(vectors)));
         let host = Host::new(Arc::clone(&executor), ProvenBackend::new(auditor).unwrap(), Arc::new(layers()));

@@ -117,11 +117,11 @@ pub fn check_scores(
     expect_len("the queries", queries.len(), rows, d)?;
     expect_len("the keys", keys.len(), rows, d)?;
     expect_len("the scores", totals.len(), rows, rows)?;
-    let projection = Projection::of_keys(executor, keys, d, challenge)?;
+    let projection = Projection::of_keys(executor, keys, d, challenge);
     let mut sides = Sides::default();
     let (left, rights) = sides.more(rows);
     narrow_left(executor.proven(), totals, challenge.elements(), left);
-    right(executor.proven(), queries, &projection, &projection.wide(), rights);
+    right(executor.proven(), queries, &projection, &projection.wide(executor), rights);
     Ok(sides)
 }
 
@@ -143,13 +143,13 @@ pub fn check_weighted(
     expect_len("the weights", weights.len(), rows, rows)?;
     expect_len("the values", values.len(), rows, d)?;
     expect_len("the weighted values", totals.len(), rows, d)?;
-    let projection = Projection::of_values(executor, values, d, challenge)?;
+    let projection = Projection::of_values(executor, values, challenge);
     let least = WEIGHTED_LEAST.get(..d).unwrap_or(&WEIGHTED_LEAST);
     let reach = (rows as i64 * WEIGHTED_TERM + 1).max(LEAST_REACH);
     let mut sides = Sides::default();
     sides.allow(reach);
     let (left, rights) = sides.more(rows);
-    right(executor.proven(), weights, &projection, &projection.wide(), rights);
+    right(executor.proven(), weights, &projection, &projection.wide(executor), rights);
     wide(executor, totals, &Range { least, reach, offset: offset(least, challenge) }, challenge, left, rights);
     Ok(sides)
 }

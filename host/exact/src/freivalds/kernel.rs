@@ -15,11 +15,13 @@ use crate::simd::instantiate::instantiate;
 use crate::simd::level::{Level, Proven};
 
 /// Rows of totals that are taken at once.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 
 instantiate! {
     /// `totals . r` of rows of 32-bit totals.
     fn narrow_left(totals: &[i32], r: [&[u32]; 2], left: &mut [[u64; 2]]) = narrow_left_body;
+    /// Likewise of 16-bit numbers.
+    fn values_left(values: &[i16], r: [&[u32]; 2], left: &mut [[u64; 2]]) = narrow_left_body;
     /// `totals . r` of rows of 64-bit totals, and which rows hold a total out of range.
     fn wide_left(totals: &[i64], range: &Range<'_>, r: [&[u32]; 2], left: &mut [[u64; 2]], outside: &mut Vec<usize>) = wide_left_body;
 }
@@ -36,13 +38,13 @@ pub(super) struct Range<'a> {
 
 /// Rows beginning at row `first`; the first of all stands in for those that are missing.
 #[inline(always)]
-fn rows<T>(all: &[T], first: usize, width: usize) -> [&[T]; ROWS] {
+pub(super) fn rows<T>(all: &[T], first: usize, width: usize) -> [&[T]; ROWS] {
     let row = |at: usize| all.get(at * width..(at + 1) * width);
     core::array::from_fn(|at| row(first + at).or_else(|| row(0)).unwrap_or(&[]))
 }
 
 #[inline(always)]
-fn narrow_left_body(totals: &[i32], [first, second]: [&[u32]; 2], left: &mut [[u64; 2]]) {
+fn narrow_left_body<T: Copy + Into<i64>>(totals: &[T], [first, second]: [&[u32]; 2], left: &mut [[u64; 2]]) {
     for (at, left) in left.chunks_mut(ROWS).enumerate() {
         let [a, b, c, d] = rows(totals, at * ROWS, first.len());
         let mut sums = [[0i64; 2]; ROWS];
@@ -50,8 +52,8 @@ fn narrow_left_body(totals: &[i32], [first, second]: [&[u32]; 2], left: &mut [[u
             let (r, s) = (i64::from(r as i32), i64::from(s as i32));
             for (sum, y) in sums.iter_mut().zip([a, b, c, d]) {
                 let [x, z] = sum;
-                *x = x.wrapping_add(i64::from(y) * r);
-                *z = z.wrapping_add(i64::from(y) * s);
+                *x = x.wrapping_add(y.into() * r);
+                *z = z.wrapping_add(y.into() * s);
             }
         }
         for (left, sums) in left.iter_mut().zip(sums) {

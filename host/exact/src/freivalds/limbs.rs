@@ -8,6 +8,9 @@
 //! modulo 2^32, so there limbs have 16 bits whatever the codes are. Most v are below 2^47: then the last limb is
 //! left out.
 
+use crate::simd::instantiate::instantiate;
+use crate::simd::level::Proven;
+
 /// Columns of a turn.
 pub(super) const TURN: usize = 16;
 /// Turns whose pairs add up exactly.
@@ -27,46 +30,51 @@ pub(super) struct Limbs {
     pub(super) shifts: &'static [u32],
 }
 
+instantiate! {
+    /// Append the limbs of both v.
+    fn cut(v: [&[i64]; 2], shifts: &[u32], bias: u64, turns: &mut Vec<[i16; TURN]>) = cut_body;
+}
+
 impl Limbs {
     /// With all these shifts, or without the last.
-    pub(super) fn new([first, second]: [&[i64]; 2], shifts: &'static [u32]) -> Self {
-        let widths: Vec<u32> = shifts.iter().zip(shifts.iter().skip(1)).map(|(low, high)| high - low).collect();
-        let last = |v: i64| widths.iter().fold(v, |v, &width| split(v, width).1);
-        let is_short = first.iter().chain(second).all(|&v| last(v) == 0);
-        let shifts = shifts.get(..shifts.len() - usize::from(is_short)).unwrap_or(shifts);
+    pub(super) fn new(level: Proven, v: [&[i64]; 2], shifts: &'static [u32]) -> Self {
+        let [first, second] = v;
+        // Half of what each limb but the last can hold: with it added, limbs are the bits as they stand.
+        let bias = shifts.iter().skip(1).fold(0, |bias, shift| bias | 1 << (shift - 1));
+        let last = shifts.last().copied().unwrap_or(0);
+        let all = first.iter().chain(second).fold(0, |all, &v| all | (v as u64).wrapping_add(bias));
+        let shifts = shifts.get(..shifts.len() - usize::from(all >> last == 0)).unwrap_or(shifts);
         let mut turns = Vec::with_capacity(first.len().div_ceil(TURN) * 2 * shifts.len());
-        for (a, b) in first.chunks(TURN).zip(second.chunks(TURN)) {
-            for v in [a, b] {
-                let mut rest = [0; TURN];
-                rest.iter_mut().zip(v).for_each(|(rest, &v)| *rest = v);
-                for &width in &widths {
-                    let parts = rest.map(|v| split(v, width));
-                    turns.push(parts.map(|(limb, _)| limb));
-                    rest = parts.map(|(_, rest)| rest);
-                }
-                if !is_short {
-                    turns.push(rest.map(|v| v as i16));
-                }
-            }
-        }
+        cut(level, v, shifts, bias, &mut turns);
         Self { turns, shifts }
     }
 }
 
-/// The low `width` bits as a signed number, and what is left, divided by `2^width`, modulo `2^(64 - width)`.
 #[inline(always)]
-const fn split(v: i64, width: u32) -> (i16, i64) {
-    let unused = 64 - width;
-    let limb = (v << unused) >> unused;
-    (limb as i16, v.wrapping_sub(limb) >> width)
+fn cut_body([first, second]: [&[i64]; 2], shifts: &[u32], bias: u64, turns: &mut Vec<[i16; TURN]>) {
+    for (a, b) in first.chunks(TURN).zip(second.chunks(TURN)) {
+        for v in [a, b] {
+            let mut biased = [bias; TURN];
+            biased.iter_mut().zip(v).for_each(|(biased, &v)| *biased = biased.wrapping_add(v as u64));
+            for (at, &shift) in shifts.iter().enumerate() {
+                // The last has no bias: it is what is left.
+                let width = shifts.get(at + 1).map_or(if shift < 48 { 16 } else { 0 }, |next| next - shift);
+                let half = (1u32 << width >> 1) as u16;
+                let mask = half.wrapping_shl(1).wrapping_sub(1);
+                turns.push(biased.map(|v| ((v >> shift) as u16 & mask).wrapping_sub(half) as i16));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::{Executor, Level};
 
     #[test]
     fn limbs_add_up() {
+        let level = Executor::new(Level::detect(), 1).unwrap().proven();
         for long in [false, true] {
             let edges = [0, 1, 127, 128, 129, 1 << 31, 0x7fff_7fff, 0x8080_8080, (1 << 31) - 1, (1 << 32) - 1];
             let mut v: Vec<i64> = edges.into_iter().flat_map(|v: i64| [v, -v, v << 14, 1 - v]).collect();
@@ -75,7 +83,7 @@ mod tests {
             }
             let other: Vec<i64> = v.iter().map(|v| v / 3).collect();
             for all in [NARROW, WIDE] {
-                let Limbs { turns, shifts } = Limbs::new([&v, &other], all);
+                let Limbs { turns, shifts } = Limbs::new(level, [&v, &other], all);
                 assert_eq!(shifts.len(), all.len() - usize::from(!long));
                 assert_eq!(turns.len(), v.len().div_ceil(TURN) * 2 * shifts.len());
                 for (at, (&v, &w)) in v.iter().zip(&other).enumerate() {

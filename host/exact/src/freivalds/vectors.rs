@@ -1,6 +1,6 @@
 //! The two secret vectors of a check, and what weights make of them.
 
-use super::kernel::Range;
+use super::kernel::{ROWS, Range, rows, values_left};
 use super::limbs::{self, Limbs};
 use super::{ELEMENT_BITS, LEAST_REACH};
 use crate::layer::Linear;
@@ -11,32 +11,26 @@ use crate::simd::instantiate::instantiate;
 use core::fmt;
 
 instantiate! {
-    /// `sums[k] += r * row[k]` for both vectors.
-    fn add_weights(row: &[i8], r: [i32; 2], first: &mut [i64], second: &mut [i64]) = add_row_body;
-    /// Likewise for 16-bit numbers.
-    fn add_keys(row: &[i16], r: [i32; 2], first: &mut [i64], second: &mut [i64]) = add_row_body;
-    /// The dot product of a row with both vectors.
-    fn dot_values(row: &[i16], first: &[u32], second: &[u32]) -> [i64; 2] = dot_values_body;
+    /// `v = W^T r` for both vectors r; v is zero before.
+    fn project_weights(rows: &[i8], r: [&[u32]; 2], v: &mut [Vec<i64>; 2]) = project_body;
+    /// Likewise of 16-bit numbers.
+    fn project_keys(rows: &[i16], r: [&[u32]; 2], v: &mut [Vec<i64>; 2]) = project_body;
 }
 
 #[inline(always)]
-fn add_row_body<T: Copy + Into<i32>>(row: &[T], [a, b]: [i32; 2], first: &mut [i64], second: &mut [i64]) {
-    for ((&w, first), second) in row.iter().zip(first).zip(second) {
-        let w: i32 = w.into();
-        *first += i64::from(w) * i64::from(a);
-        *second += i64::from(w) * i64::from(b);
+fn project_body<T: Copy + Into<i64>>(all: &[T], [first, second]: [&[u32]; 2], [v, w]: &mut [Vec<i64>; 2]) {
+    for (at, (r, s)) in first.chunks(ROWS).zip(second.chunks(ROWS)).enumerate() {
+        let [a, b, c, d] = rows(all, at * ROWS, v.len());
+        // Rows that are missing count nothing.
+        let mut elements = [[0i64; 2]; ROWS];
+        elements.iter_mut().zip(r.iter().zip(s)).for_each(|(pair, (&r, &s))| *pair = [r.into(), s.into()]);
+        for (((((&a, &b), &c), &d), v), w) in a.iter().zip(b).zip(c).zip(d).zip(&mut *v).zip(&mut *w) {
+            for (x, [r, s]) in [a, b, c, d].into_iter().zip(elements) {
+                *v += x.into() * i64::from(r as i32);
+                *w += x.into() * i64::from(s as i32);
+            }
+        }
     }
-}
-
-#[inline(always)]
-fn dot_values_body(row: &[i16], first: &[u32], second: &[u32]) -> [i64; 2] {
-    let mut sums = [0i64; 2];
-    let [a, b] = &mut sums;
-    for ((&w, &r), &s) in row.iter().zip(first).zip(second) {
-        *a += i64::from(w) * i64::from(r as i32);
-        *b += i64::from(w) * i64::from(s as i32);
-    }
-    sums
 }
 
 /// Two vectors of random numbers, one element for each column of a product.
@@ -119,56 +113,23 @@ impl Projection {
     /// A challenge that has not N elements.
     fn of_layer(executor: &Executor, layer: &Linear, challenge: &Challenge) -> Result<Self, ShapeError> {
         challenge.expect(layer.outputs)?;
-        let rows = layer.weight.as_slice().chunks_exact(layer.inputs);
-        Ok(Self::transposed(rows, layer.inputs, challenge, |row, r, a, b| {
-            add_weights(executor.proven(), row, r, a, b);
-        }))
-    }
-
-    /// `v[c] = sum over j of keys[j, c] * r[j]`, keys [rows, d].
-    pub(super) fn of_keys(
-        executor: &Executor,
-        keys: &[i16],
-        d: usize,
-        challenge: &Challenge,
-    ) -> Result<Self, ShapeError> {
-        Ok(Self::transposed(keys.chunks_exact(d.max(1)), d, challenge, |row, r, a, b| {
-            add_keys(executor.proven(), row, r, a, b);
-        }))
-    }
-
-    /// `v[j] = sum over c of values[j, c] * r[c]`, values [rows, d].
-    pub(super) fn of_values(
-        executor: &Executor,
-        values: &[i16],
-        d: usize,
-        challenge: &Challenge,
-    ) -> Result<Self, ShapeError> {
-        let [first, second] = challenge.elements();
-        let rows = values.chunks_exact(d.max(1));
-        let mut v = [Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len())];
-        let [a, b] = &mut v;
-        for row in rows {
-            let [x, y] = dot_values(executor.proven(), row, first, second);
-            a.push(x);
-            b.push(y);
-        }
+        let mut v = [vec![0; layer.inputs], vec![0; layer.inputs]];
+        project_weights(executor.proven(), layer.weight.as_slice(), challenge.elements(), &mut v);
         Ok(Self(v))
     }
 
-    fn transposed<'a, T: 'a>(
-        rows: impl Iterator<Item = &'a [T]>,
-        width: usize,
-        challenge: &Challenge,
-        add: impl Fn(&[T], [i32; 2], &mut [i64], &mut [i64]),
-    ) -> Self {
-        let mut sums = [vec![0i64; width], vec![0i64; width]];
-        let [a, b] = &mut sums;
-        let [first, second] = challenge.elements();
-        for (row, (&r, &s)) in rows.zip(first.iter().zip(second)) {
-            add(row, [r as i32, s as i32], a, b);
-        }
-        Self(sums)
+    /// `v[c] = sum over j of keys[j, c] * r[j]`, keys [rows, d]; at most 2^16 rows, so 64 bits hold it.
+    pub(super) fn of_keys(executor: &Executor, keys: &[i16], d: usize, challenge: &Challenge) -> Self {
+        let mut v = [vec![0; d], vec![0; d]];
+        project_keys(executor.proven(), keys, challenge.elements(), &mut v);
+        Self(v)
+    }
+
+    /// `v[j] = sum over c of values[j, c] * r[c]`, values [rows, d].
+    pub(super) fn of_values(executor: &Executor, values: &[i16], challenge: &Challenge) -> Self {
+        let mut v = vec![[0; 2]; values.len() / challenge.len().max(1)];
+        values_left(executor.proven(), values, challenge.elements(), &mut v);
+        Self([v.iter().map(|&[v, _]| v as i64).collect(), v.iter().map(|&[_, w]| w as i64).collect()])
     }
 
     /// Elements of each v: the columns K of the codes.
@@ -188,8 +149,8 @@ impl Projection {
     }
 
     /// For codes of 16 bits.
-    pub(super) fn wide(&self) -> Limbs {
-        Limbs::new(self.both(), limbs::WIDE)
+    pub(super) fn wide(&self, executor: &Executor) -> Limbs {
+        Limbs::new(executor.proven(), self.both(), limbs::WIDE)
     }
 }
 
@@ -223,10 +184,10 @@ impl Vectors {
     /// A challenge that has not N elements.
     pub fn new(executor: &Executor, layer: &Linear, challenge: Challenge) -> Result<Self, ShapeError> {
         let projection = Projection::of_layer(executor, layer, &challenge)?;
-        Ok(Self::build(layer, challenge, projection))
+        Ok(Self::build(executor, layer, challenge, projection))
     }
 
-    fn build(layer: &Linear, challenge: Challenge, projection: Projection) -> Self {
+    fn build(executor: &Executor, layer: &Linear, challenge: Challenge, projection: Projection) -> Self {
         // A 16-bit code is 2^15 and a signed number of 16 bits: totals are the first times the sum of the
         // weights, and no further from that than the second times the sum of their magnitudes.
         let rows = layer.weight.as_slice().chunks_exact(layer.inputs);
@@ -234,8 +195,8 @@ impl Vectors {
         let reach = (magnitudes.max().unwrap_or(0) << 15) + 1;
         let least: Vec<i64> = layer.row_sum.iter().map(|&sum| (i64::from(sum) << 15) - LEAST_REACH).collect();
         Self {
-            narrow: Limbs::new(projection.both(), limbs::NARROW),
-            wide: projection.wide(),
+            narrow: Limbs::new(executor.proven(), projection.both(), limbs::NARROW),
+            wide: projection.wide(executor),
             offset: offset(&least, &challenge),
             reach: reach.max(LEAST_REACH),
             least,
@@ -276,7 +237,7 @@ impl Vectors {
     ///
     /// # Errors
     /// Another number of bytes, elements of more than [`ELEMENT_BITS`] bits.
-    pub fn from_bytes(layer: &Linear, bytes: &[u8]) -> Result<Self, ShapeError> {
+    pub fn from_bytes(executor: &Executor, layer: &Linear, bytes: &[u8]) -> Result<Self, ShapeError> {
         let (outputs, inputs) = (layer.outputs, layer.inputs);
         expect_len("the kept vectors", bytes.len(), 1, 8 * outputs + 16 * inputs)?;
         let (r, v) = bytes.split_at(8 * outputs);
@@ -285,7 +246,7 @@ impl Vectors {
         let (first, second) = r.split_at(outputs);
         let challenge = Challenge::from_elements(first, second)?;
         let (first, second) = v.split_at(inputs);
-        Ok(Self::build(layer, challenge, Projection([first.to_vec(), second.to_vec()])))
+        Ok(Self::build(executor, layer, challenge, Projection([first.to_vec(), second.to_vec()])))
     }
 }
 

@@ -67,7 +67,7 @@ impl LayerVectors for KeptVectors {
     fn vectors(&self, name: &str, layer: &Linear) -> Result<Arc<Vectors>, String> {
         // Names of layers are names of files: letters, digits, dots and dashes, checked when the package was opened.
         let path = self.directory.join(format!("{name}.vectors"));
-        if let Some(vectors) = load(&path, name, layer) {
+        if let Some(vectors) = load(&self.executor, &path, name, layer) {
             return Ok(Arc::new(vectors));
         }
         let vectors = self.draw(layer)?;
@@ -90,7 +90,7 @@ fn checksum(name: &str, layer: &Linear, content: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
+fn load(executor: &Executor, path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     let mut bytes = Vec::new();
     // Two vectors of each length in 8 bytes at most, and room for what is before them.
     let limit = (layer.outputs as u64 + layer.inputs as u64) * 32 + 4096;
@@ -103,7 +103,7 @@ fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     if *digest != checksum(name, layer, content) {
         return None;
     }
-    Vectors::from_bytes(layer, content).ok()
+    Vectors::from_bytes(executor, layer, content).ok()
 }
 
 /// Vectors that others could read are no secret.
