@@ -14,7 +14,7 @@ type Columns<const L: usize> = [[[i16; TURN]; L]; 2];
 pub(super) fn right<T: Code>(_: Proven, codes: &[T], projection: &Projection, limbs: &Limbs, right: &mut [[u64; 2]]) {
     // u16 codes are taken less 2^15, which makes them signed; this gives it back.
     let offset = match T::KIND {
-        Kind::U16 => projection.sum().map(|sum| sum << 15),
+        Kind::U16 => limbs.sums.map(|sum| sum << 15),
         Kind::U8 | Kind::I16 => [0; 2],
     };
     let width = projection.len();

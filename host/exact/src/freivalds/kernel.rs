@@ -23,7 +23,13 @@ instantiate! {
     /// Likewise of 16-bit numbers.
     fn values_left(values: &[i16], r: [&[u32]; 2], left: &mut [[u64; 2]]) = narrow_left_body;
     /// `totals . r` of rows of 64-bit totals, and which rows hold a total out of range.
-    fn wide_left(totals: &[i64], range: &Range<'_>, r: [&[u32]; 2], left: &mut [[u64; 2]], outside: &mut Vec<usize>) = wide_left_body;
+    fn wide_left(
+        totals: &[i64],
+        range: &Range<'_>,
+        r: [&[u32]; 2],
+        left: &mut [[u64; 2]],
+        outside: &mut Vec<usize>,
+    ) = wide_left_body;
 }
 
 /// Where 64-bit totals lie.

@@ -28,6 +28,8 @@ pub(super) struct Limbs {
     pub(super) turns: Vec<[i16; TURN]>,
     /// Of each limb.
     pub(super) shifts: &'static [u32],
+    /// The sum of each v, modulo 2^64.
+    pub(super) sums: [u64; 2],
 }
 
 instantiate! {
@@ -46,7 +48,8 @@ impl Limbs {
         let shifts = shifts.get(..shifts.len() - usize::from(all >> last == 0)).unwrap_or(shifts);
         let mut turns = Vec::with_capacity(first.len().div_ceil(TURN) * 2 * shifts.len());
         cut(level, v, shifts, bias, &mut turns);
-        Self { turns, shifts }
+        let sums = v.map(|v| v.iter().fold(0, |sum: u64, &v| sum.wrapping_add(v as u64)));
+        Self { turns, shifts, sums }
     }
 }
 
@@ -83,7 +86,11 @@ mod tests {
             }
             let other: Vec<i64> = v.iter().map(|v| v / 3).collect();
             for all in [NARROW, WIDE] {
-                let Limbs { turns, shifts } = Limbs::new(level, [&v, &other], all);
+                let Limbs { turns, shifts, sums } = Limbs::new(level, [&v, &other], all);
+                assert_eq!(
+                    sums.map(|sum| sum as i64),
+                    [&v, &other].map(|v| v.iter().fold(0, |a, b| a.wrapping_add(*b)))
+                );
                 assert_eq!(shifts.len(), all.len() - usize::from(!long));
                 assert_eq!(turns.len(), v.len().div_ceil(TURN) * 2 * shifts.len());
                 for (at, (&v, &w)) in v.iter().zip(&other).enumerate() {

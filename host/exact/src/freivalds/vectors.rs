@@ -143,11 +143,6 @@ impl Projection {
         self.0.each_ref().map(Vec::as_slice)
     }
 
-    /// The sum of each v, modulo 2^64.
-    pub(super) fn sum(&self) -> [u64; 2] {
-        self.both().map(|v| v.iter().fold(0, |sum: u64, &v| sum.wrapping_add(v as u64)))
-    }
-
     /// For codes of 16 bits.
     pub(super) fn wide(&self, executor: &Executor) -> Limbs {
         Limbs::new(executor.proven(), self.both(), limbs::WIDE)
