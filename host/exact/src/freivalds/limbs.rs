@@ -89,7 +89,7 @@ mod tests {
                 let Limbs { turns, shifts, sums } = Limbs::new(level, [&v, &other], all);
                 assert_eq!(
                     sums.map(|sum| sum as i64),
-                    [&v, &other].map(|v| v.iter().fold(0, |a, b| a.wrapping_add(*b)))
+                    [&v, &other].map(|v| v.iter().fold(0, |a: i64, b| a.wrapping_add(*b)))
                 );
                 assert_eq!(shifts.len(), all.len() - usize::from(!long));
                 assert_eq!(turns.len(), v.len().div_ceil(TURN) * 2 * shifts.len());
