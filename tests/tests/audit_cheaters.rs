@@ -151,7 +151,7 @@ fn an_answer_computed_for_another_input_of_the_same_length() {
 
 fn add_i64(bytes: &mut [u8], at: usize, more: i64) {
     let word = bytes[at * 8..at * 8 + 8].as_mut_array::<8>().unwrap();
-    *word = (i64::from_le_bytes(*word) + more).to_le_bytes();
+    *word = i64::from_le_bytes(*word).wrapping_add(more).to_le_bytes();
 }
 
 fn add_i32(bytes: &mut [u8], at: usize, more: i32) {
@@ -163,7 +163,6 @@ fn add_i32(bytes: &mut [u8], at: usize, more: i32) {
 /// products in the transcript are wrong, and Freivalds says which.
 #[test]
 fn errors_that_cancel() {
-    const P: i64 = (1 << 31) - 1;
     let scene = &mut Scene::new();
     let right = scene.run(&TEXTS, None);
     let lengths = right.parts[1].lengths.clone();
@@ -179,12 +178,14 @@ fn errors_that_cancel() {
                 _ => 2,
             };
             let wide = !(operation.contains("scores") || operation.ends_with("output") || operation.ends_with("down"));
-            // The sum of the row stays; the sum of a column stays; the residue in the field stays.
+            // The sum of the row stays; the sum of a column stays; most of the bits of a side stay.
             let mut cancelling = vec![vec![(0, 1), (1, -1)], vec![(0, 1), (columns, -1)]];
             if wide {
-                cancelling.extend([vec![(1, P)], vec![(0, -P)], vec![(0, P), (1, -P)], vec![(2, P << 10)]]);
+                cancelling.extend([vec![(1, 1 << 31)], vec![(0, -1 << 32)], vec![(0, 1 << 62), (1, -1 << 62)]]);
+                cancelling.extend([vec![(0, i64::MIN)], vec![(0, i64::MIN), (1, i64::MIN)], vec![(2, 1 << 40)]]);
             } else {
-                cancelling.extend([vec![(0, -P)], vec![(0, P)], vec![(0, i64::from(i32::MIN))]]);
+                cancelling.extend([vec![(0, -1 << 30)], vec![(0, i64::from(i32::MIN))]]);
+                cancelling.push(vec![(0, i64::from(i32::MIN)), (1, i64::from(i32::MIN))]);
             }
             for changes in cancelling {
                 let mut run = right.clone();

@@ -334,7 +334,7 @@ fn forged_vectors_accuse_nobody() {
             other => panic!("{other}"),
         };
         let checksum = |content: &[u8]| {
-            let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v1");
+            let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v2");
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
             hasher.update(&(outputs as u64).to_le_bytes());

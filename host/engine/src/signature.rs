@@ -110,8 +110,8 @@ const VERIFY: &str = concat!(
     digest!(),
     "}>>, steps: list<variant{not-looked-at, computed(record{output: ",
     digest!(),
-    ", fuel: option<u64>}), checked(record{products: list<record{operation: string, left: list<u32>, \
-    right: list<u32>, wrong: option<record{row: u32, column: u32, claimed: s64, exact: s64}>}>, output: option<",
+    ", fuel: option<u64>}), checked(record{products: list<record{operation: string, left: list<u64>, \
+    right: list<u64>, wrong: option<record{row: u32, column: u32, claimed: s64, exact: s64}>}>, output: option<",
     digest!(),
     ">, fuel: option<u64>}), unavailable(string)}>, outputs: list<option<",
     digest!(),

@@ -151,16 +151,16 @@ pub struct Element {
     pub exact: i64,
 }
 
-/// Both sides of the check of one integer product, for two secret vectors.
+/// Both sides of the check of one integer product, for two secret vectors, modulo 2^64.
 #[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(record)]
 pub struct Product {
     /// Which operation of the block.
     pub operation: String,
     /// The executor's product times the vectors, two values a row; at least one row.
-    pub left: Vec<u32>,
+    pub left: Vec<u64>,
     /// The operands times the vectors, likewise.
-    pub right: Vec<u32>,
+    pub right: Vec<u64>,
     /// Where the sides of a row differ: an element of that row that was computed again and is wrong.
     pub wrong: Option<Element>,
 }

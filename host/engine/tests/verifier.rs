@@ -129,7 +129,7 @@ fn huge_claims_end_at_a_limit_or_in_a_verdict() {
     assert!(matches!(assert_survives(&texts, ample()).unwrap().verdict, Verdict::Reject(_)));
 
     let mut rows = honest();
-    let sides = vec![u32::MAX; 2 << 20];
+    let sides = vec![u64::MAX; 1 << 20];
     let wrong = Some(Element { row: u32::MAX, column: u32::MAX, claimed: i64::MIN, exact: i64::MAX });
     let product = Product { operation: String::new(), left: sides.clone(), right: sides, wrong };
     rows.1.steps[0] = Observation::Checked(Checked { products: vec![product], output: None, fuel: None });

@@ -6,7 +6,7 @@
 //! v computed before. Weights are random.
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::indexing_slicing)]
 
-use ostrakon_exact::freivalds::{Challenge, Vectors, check_scores, check_u8, check_u16, check_weighted};
+use ostrakon_exact::freivalds::{Challenge, Sides, Vectors, check_scores, check_u8, check_u16, check_weighted};
 use ostrakon_exact::simd::{
     AttentionProducts, CpuProduct, Executor, HeadOf, Level, PlainAttention, Product, ProductError,
 };
@@ -79,7 +79,6 @@ fn cost(random: &mut Random, executor: &Executor, wide: bool, rows: usize, shape
     let product = CpuProduct::new(&layer, executor);
     let vectors = Vectors::random(executor, &layer, |bytes| random.fill(bytes)).expect("fits");
     let work = rows * outputs * inputs;
-    let passed = |sides: ostrakon_exact::freivalds::Sides| assert_eq!(sides.first_difference(), None);
     if wide {
         let codes: Vec<u16> = (0..rows * inputs).map(|_| random.next() as u16).collect();
         let mut totals = vec![0i64; rows * outputs];
@@ -88,7 +87,11 @@ fn cost(random: &mut Random, executor: &Executor, wide: bool, rows: usize, shape
         best_of_both(
             work,
             || product.product_u16(&codes, rows, &mut totals).expect("fits"),
-            || passed(check_u16(executor, &vectors, &codes, rows, &claimed).expect("fits")),
+            || {
+                let mut sides = Sides::with_rows(rows);
+                check_u16(executor, &vectors, &codes, rows, &claimed, &mut sides).expect("fits");
+                assert_eq!(sides.first_difference(), None);
+            },
         )
     } else {
         let codes: Vec<u8> = (0..rows * inputs).map(|_| random.next() as u8).collect();
@@ -98,7 +101,11 @@ fn cost(random: &mut Random, executor: &Executor, wide: bool, rows: usize, shape
         best_of_both(
             work,
             || product.product_u8(&codes, rows, &mut totals).expect("fits"),
-            || passed(check_u8(executor, &vectors, &codes, rows, &claimed).expect("fits")),
+            || {
+                let mut sides = Sides::with_rows(rows);
+                check_u8(executor, &vectors, &codes, rows, &claimed, &mut sides).expect("fits");
+                assert_eq!(sides.first_difference(), None);
+            },
         )
     }
 }
@@ -139,13 +146,17 @@ struct ReplayedLayer {
 impl Product for ReplayedLayer {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
         totals.copy_from_slice(&self.narrow);
-        assert_eq!(check_u8(&self.executor, &self.vectors, codes, rows, totals)?.first_difference(), None);
+        let mut sides = Sides::with_rows(rows);
+        check_u8(&self.executor, &self.vectors, codes, rows, totals, &mut sides)?;
+        assert_eq!(sides.first_difference(), None);
         Ok(())
     }
 
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         totals.copy_from_slice(&self.wide);
-        assert_eq!(check_u16(&self.executor, &self.vectors, codes, rows, totals)?.first_difference(), None);
+        let mut sides = Sides::with_rows(rows);
+        check_u16(&self.executor, &self.vectors, codes, rows, totals, &mut sides)?;
+        assert_eq!(sides.first_difference(), None);
         Ok(())
     }
 }

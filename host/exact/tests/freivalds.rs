@@ -1,9 +1,9 @@
-//! The checks of Freivalds: the fast ones are the plain ones at every level, right rows always pass, and
-//! any single changed element is seen.
+//! The checks of Freivalds: the fast ones are the plain ones at every level, right rows always pass, any
+//! single changed element is seen, and errors that could cancel pass as seldom as is said.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use ostrakon_exact::freivalds::{
-    Challenge, FIELD, Projection, Sides, Vectors, check_scores, check_u8, check_u16, check_weighted, plain,
+    Challenge, ELEMENT_BITS, LEAST_REACH, Sides, Vectors, check_scores, check_u8, check_u16, check_weighted, plain,
 };
 use ostrakon_exact::layer::MAX_WIDTH;
 use ostrakon_exact::simd::{Executor, Level};
@@ -12,6 +12,9 @@ use std::sync::LazyLock;
 
 static EXECUTORS: LazyLock<Vec<Executor>> =
     LazyLock::new(|| Level::available().into_iter().map(|level| Executor::new(level, 1).unwrap()).collect());
+
+/// The largest element of a challenge.
+const MOST: u32 = (1 << ELEMENT_BITS) - 1;
 
 struct Random(u64);
 
@@ -48,7 +51,7 @@ impl Random {
 
     fn challenge(&mut self, len: usize) -> Challenge {
         match self.below(8) {
-            0 => Challenge::from_elements(&vec![FIELD - 1; len], &vec![FIELD - 1; len]).unwrap(),
+            0 => Challenge::from_elements(&vec![MOST; len], &vec![MOST; len]).unwrap(),
             1 => Challenge::from_elements(&vec![0; len], &vec![1; len]).unwrap(),
             _ => Challenge::random(len, |bytes| self.fill(bytes)),
         }
@@ -124,22 +127,28 @@ impl Case {
         Self { kind, rows, inputs, outputs, x, w, y, challenge }
     }
 
-    /// Where no difference of totals reaches p.
-    fn bound(&self) -> Option<i64> {
-        let term = match self.kind {
-            Kind::U8 => 255 * 127,
-            Kind::Scores => 4095 * 4095,
-            Kind::U16 | Kind::Weighted => return None,
+    /// The centre of each column of 64-bit totals, and how far from it they may lie.
+    fn range(&self) -> Option<(Vec<i64>, i64)> {
+        let (centres, bound) = match self.kind {
+            Kind::U8 | Kind::Scores => return None,
+            Kind::U16 => {
+                let rows = || self.w.chunks_exact(self.inputs);
+                let most = rows().map(|row| row.iter().map(|w| w.abs()).sum::<i64>()).max().unwrap();
+                (rows().map(|row| row.iter().sum::<i64>() * 32_768).collect(), most * 32_768)
+            }
+            Kind::Weighted => (vec![0; self.outputs], self.rows as i64 * 32_767 * 1023),
         };
-        Some(self.inputs as i64 * term).filter(|bound| 2 * bound < i64::from(FIELD))
+        Some((centres, (bound + 1).max(LEAST_REACH)))
+    }
+
+    fn layer(&self) -> Linear {
+        linear(&self.w, self.outputs, self.inputs)
     }
 
     fn vectors(&self, executor: &Executor) -> Vectors {
         let [first, second] = self.challenge.elements();
         let challenge = Challenge::from_elements(first, second).unwrap();
-        let layer = linear(&self.w, self.outputs, self.inputs);
-        let projection = Projection::of_layer(executor, &layer, &challenge).unwrap();
-        Vectors { challenge, projection }
+        Vectors::new(executor, &self.layer(), challenge).unwrap()
     }
 
     fn run(&self, executor: &Executor, vectors: Option<&Vectors>) -> Sides {
@@ -156,11 +165,19 @@ impl Case {
         match self.kind {
             Kind::U8 => {
                 let codes: Vec<u8> = self.x.iter().map(|&x| x as u8).collect();
-                check_u8(executor, vectors.unwrap(), &codes, self.rows, &narrow).unwrap()
+                let mut sides = Sides::with_rows(self.rows);
+                check_u8(executor, vectors.unwrap(), &codes, self.rows, &narrow, &mut sides).unwrap();
+                sides
             }
             Kind::U16 => {
                 let codes: Vec<u16> = self.x.iter().map(|&x| x as u16).collect();
-                check_u16(executor, vectors.unwrap(), &codes, self.rows, &self.y).unwrap()
+                // In two parts, as an auditor does.
+                let (mut sides, first) = (Sides::default(), self.rows / 3);
+                let (codes, more_codes) = codes.split_at(first * self.inputs);
+                let (totals, more_totals) = self.y.split_at(first * self.outputs);
+                check_u16(executor, vectors.unwrap(), codes, first, totals, &mut sides).unwrap();
+                check_u16(executor, vectors.unwrap(), more_codes, self.rows - first, more_totals, &mut sides).unwrap();
+                sides
             }
             Kind::Scores => {
                 let (queries, keys) = (words(&self.x), words(&self.w));
@@ -175,10 +192,15 @@ impl Case {
 
     /// The sides at every level, which must be those of the plain check.
     fn sides(&self) -> Sides {
-        let want = plain::check(&self.challenge, &self.x, &self.w, self.inputs, &self.y, self.bound());
+        let range = self.range();
+        let range = range.as_ref().map(|(centres, reach)| (centres.as_slice(), *reach));
+        let [left, right] = plain::check(&self.challenge, &self.x, &self.w, self.inputs, &self.y, range);
+        // The largest difference of two totals in range.
+        let largest = range.map_or(u32::MAX.into(), |(_, reach)| 2 * reach as u64 - 1);
+        let want = Sides { left, right, error_bits: 2 * (64 - largest.ilog2()).min(31) };
         for executor in EXECUTORS.iter() {
             let got = self.run(executor, None);
-            assert_eq!(got.left.len(), 2 * self.rows);
+            assert_eq!(got.left.len(), self.rows);
             assert!(
                 got == want,
                 "{:?} {} x {} x {} at {}",
@@ -266,14 +288,15 @@ fn any_single_wrong_total_is_seen_in_its_row() {
         let at = random.below(case.y.len());
         let (low, high) = case.limits();
         let right = case.y[at];
+        let errors = [1 << 30, 1 << 31, (1 << 31) - 1, 7 * ((1 << 31) - 1), 1 << 32, 1 << 33, 1 << 62, i64::MIN, 1];
+        let error = errors[random.below(errors.len())];
         case.y[at] = match random.below(7) {
-            // Multiples of p, which no check in the field could see.
-            0 => right + i64::from(FIELD),
-            1 => right - i64::from(FIELD),
-            2 => right + 7 * i64::from(FIELD),
-            3 => low,
-            4 => high,
-            5 => (low + (random.next() >> 1) as i64).clamp(low, high),
+            0 => right.wrapping_add(error),
+            1 => right.wrapping_sub(error),
+            2 => low,
+            3 => high,
+            4 => (low + (random.next() >> 1) as i64).clamp(low, high),
+            5 => case.range().map_or(0, |(centres, reach)| centres[at % case.outputs] + reach),
             _ => right ^ (1 << random.below(if high == i64::MAX { 64 } else { 31 })),
         };
         if !(low..=high).contains(&case.y[at]) {
@@ -286,21 +309,92 @@ fn any_single_wrong_total_is_seen_in_its_row() {
     }
 }
 
+/// Two errors of opposite sign pass exactly where both vectors have equal elements modulo 2^(64 - k).
 #[test]
-fn totals_off_by_p_are_seen_where_they_fit() {
+fn errors_that_cancel_pass_only_with_equal_elements() {
     let random = &mut Random(4);
+    for i in 0..4_000 {
+        let kind = KINDS[i % 4];
+        let mut case = small(random, kind);
+        if case.outputs < 2 {
+            continue;
+        }
+        // Of few values, so that it happens.
+        let mut few = || -> Vec<u32> { (0..case.outputs).map(|_| MOST - random.below(2) as u32).collect() };
+        case.challenge = Challenge::from_elements(&few(), &few()).unwrap();
+        let (row, a) = (random.below(case.rows), random.below(case.outputs));
+        let b = (a + 1 + random.below(case.outputs - 1)) % case.outputs;
+        let (at, other) = (row * case.outputs + a, row * case.outputs + b);
+        let error = 1i64 << random.below(24);
+        (case.y[at], case.y[other]) = (case.y[at] + error, case.y[other] - error);
+        let passes = case.challenge.elements().iter().all(|r| r[a] == r[b]);
+        assert_eq!(case.sides().first_difference(), (!passes).then_some(row), "{kind:?}");
+    }
+}
+
+/// An error of 2^k in one total passes with the elements that are multiples of 2^(64 - k): with 0 alone as far
+/// as `k <= 33`, and never with more of them than is said.
+#[test]
+fn errors_of_powers_of_two_pass_as_seldom_as_is_said() {
+    let random = &mut Random(8);
+    for inputs in [3, 1000, 2100, 5000, MAX_WIDTH] {
+        let mut case = Case::new(random, Kind::U16, 1, inputs, 2);
+        // Zero is the least total: as far as possible from the largest.
+        case.w.fill(127);
+        case.x.fill(0);
+        let highest = (2 * case.range().unwrap().1 - 1).ilog2();
+        for k in [0, 1, 20, 30, 33, highest - 1, highest, highest + 1, 62] {
+            let step = 1u64 << (64 - k).min(63);
+            let multiple = u64::from(MOST) / step * step;
+            for r in [multiple, (multiple + 1).min(MOST.into()), 0, 1] {
+                case.challenge = Challenge::from_elements(&[r as u32, 5], &[r as u32, 7]).unwrap();
+                case.y = vec![1 << k, 0];
+                let sides = case.sides();
+                let passes = k <= highest && r % step == 0;
+                assert_eq!(sides.first_difference().is_none(), passes, "{inputs} {k} {r}");
+                let passing = u64::from(MOST) / step + 1;
+                assert!(k > highest || 2 * passing.ilog2() <= 62 - sides.error_bits, "{inputs} {k}");
+            }
+        }
+    }
+    let bits = |case: Case| case.sides().error_bits;
+    for (kind, rows, inputs, outputs, want) in [
+        (Kind::U8, 1, MAX_WIDTH, 2, 62),
+        (Kind::U16, 1, 2064, 2, 62),
+        (Kind::U16, 1, MAX_WIDTH, 2, 52),
+        (Kind::Scores, 256, 128, 0, 62),
+        (Kind::Weighted, 256, 0, 2, 62),
+        (Kind::Weighted, 512, 0, 2, 60),
+    ] {
+        let mut case = Case::new(random, kind, rows, inputs, outputs);
+        case.w.fill(if matches!(kind, Kind::U8 | Kind::U16) { 127 } else { 1023 });
+        case.y = product(&case.x, &case.w, case.inputs);
+        assert_eq!(bits(case), want, "{kind:?} {rows} {inputs}");
+    }
+}
+
+/// Totals at the ends of their range, and one beyond.
+#[test]
+fn totals_out_of_range_never_pass() {
+    let random = &mut Random(9);
     for (kind, rows, inputs, outputs) in
-        [(Kind::U8, 1, MAX_WIDTH, 3), (Kind::U16, 2, 300, 9), (Kind::Scores, 9, 128, 0), (Kind::Weighted, 50, 0, 32)]
+        [(Kind::U16, 2, 3, 3), (Kind::U16, 5, 3000, 3), (Kind::Weighted, 5, 0, 3), (Kind::Weighted, 300, 0, 3)]
     {
         for _ in 0..20 {
             let mut case = Case::new(random, kind, rows, inputs, outputs);
-            case.challenge = Challenge::random(case.outputs, |bytes| random.fill(bytes));
+            // With these any totals would pass.
+            case.challenge = Challenge::from_elements(&[0; 3], &[0; 3]).unwrap();
+            let (centres, reach) = case.range().unwrap();
             let at = random.below(case.y.len());
-            case.y[at] -= i64::from(FIELD) * case.y[at].signum();
-            if case.y[at] == 0 {
-                continue;
+            let centre = centres[at % 3];
+            for (offset, passes) in [(-reach, true), (reach - 1, true), (-reach - 1, false), (reach, false)] {
+                case.y[at] = centre + offset;
+                assert_eq!(case.sides().first_difference(), (!passes).then_some(at / 3), "{kind:?} {offset}");
             }
-            assert_eq!(case.sides().first_difference().is_some(), product(&case.x, &case.w, case.inputs) != case.y);
+            for total in [i64::MIN, i64::MAX] {
+                case.y[at] = total;
+                assert_eq!(case.sides().first_difference(), Some(at / 3));
+            }
         }
     }
 }
@@ -341,7 +435,8 @@ fn vectors_survive_being_kept() {
         let mut case = drawn(random, Kind::U16);
         let vectors = case.vectors(executor);
         let bytes = vectors.to_bytes();
-        let kept = Vectors::from_bytes(case.outputs, case.inputs, &bytes).unwrap();
+        let layer = case.layer();
+        let kept = Vectors::from_bytes(executor, &layer, &bytes).unwrap();
         assert_eq!(kept.to_bytes(), bytes);
         let wide = case.run(executor, Some(&kept));
         assert_eq!(wide, case.sides());
@@ -351,25 +446,24 @@ fn vectors_survive_being_kept() {
         case.y = product(&case.x, &case.w, case.inputs);
         assert_eq!(case.run(executor, Some(&kept)), case.sides());
 
-        assert!(Vectors::from_bytes(case.outputs, case.inputs, &bytes[1..]).is_err());
-        assert!(Vectors::from_bytes(usize::MAX, usize::MAX, &bytes).is_err());
+        assert!(Vectors::from_bytes(executor, &layer, &bytes[1..]).is_err());
+        assert!(Vectors::from_bytes(executor, &layer, &[]).is_err());
         let mut bad = bytes.clone();
-        bad[..4].copy_from_slice(&FIELD.to_le_bytes());
-        assert!(Vectors::from_bytes(case.outputs, case.inputs, &bad).is_err());
+        bad[..4].copy_from_slice(&(MOST + 1).to_le_bytes());
+        assert!(Vectors::from_bytes(executor, &layer, &bad).is_err());
         // Rubbish for v is not a panic.
         let from = 8 * case.outputs;
         bad = bytes.clone();
         bad[from..].fill(0x80);
         for executor in EXECUTORS.iter() {
-            case.run(executor, Some(&Vectors::from_bytes(case.outputs, case.inputs, &bad).unwrap()));
+            case.run(executor, Some(&Vectors::from_bytes(executor, &layer, &bad).unwrap()));
         }
     }
 }
 
 #[test]
-fn challenges_are_uniform_in_the_field_and_not_printed() {
-    // A source whose words are p, p with the top bit, p - 1, 0, and so on.
-    let words = [FIELD, u32::MAX, FIELD - 1, 0, 0x8000_0005, 7];
+fn challenges_are_uniform_and_not_printed() {
+    let words = [u32::MAX, u32::MAX - 1, u32::MAX - 2, 0, 1, 2, 0x8000_0005];
     let mut next = 0;
     let challenge = Challenge::random(600, |bytes| {
         for word in bytes.chunks_exact_mut(4) {
@@ -377,14 +471,17 @@ fn challenges_are_uniform_in_the_field_and_not_printed() {
             next += 1;
         }
     });
-    for elements in challenge.elements() {
-        assert_eq!(elements.len(), 600);
-        assert!(elements.iter().all(|&r| r < FIELD));
-        assert_eq!(elements[..8], [FIELD - 1, 0, 5, 7, FIELD - 1, 0, 5, 7]);
+    for (vector, elements) in challenge.elements().into_iter().enumerate() {
+        let want = |at: usize| words[(at + vector * 600) % words.len()] >> 1;
+        assert_eq!(elements, (0..600).map(want).collect::<Vec<u32>>());
     }
+    assert_eq!(next, 1200);
     assert_eq!(format!("{challenge:?}"), "Challenge(600 secret elements)");
-    assert!(Challenge::from_elements(&[FIELD], &[0]).is_err());
+    assert!(Challenge::from_elements(&[MOST + 1], &[0]).is_err());
     assert!(Challenge::from_elements(&[1, 2], &[0]).is_err());
+    let layer = linear(&[1, 2, 3], 1, 3);
+    let vectors = Vectors::random(&EXECUTORS[0], &layer, |bytes| bytes.fill(77)).unwrap();
+    assert_eq!(format!("{vectors:?}"), "Vectors(1 and 3 secret elements)");
 }
 
 #[test]
@@ -394,10 +491,13 @@ fn shapes_that_do_not_fit_are_refused() {
     let case = drawn(random, Kind::U8);
     let vectors = case.vectors(executor);
     let (x, y) = (vec![0u8; 2 * case.inputs], vec![0i32; 2 * case.outputs]);
-    assert!(check_u8(executor, &vectors, &x, 3, &y).is_err());
-    assert!(check_u8(executor, &vectors, &x, 2, &y[1..]).is_err());
-    assert!(check_u8(executor, &vectors, &x, 2, &y).is_ok());
-    assert!(check_u16(executor, &vectors, &[], 1, &[]).is_err());
+    let mut sides = Sides::default();
+    assert!(check_u8(executor, &vectors, &x, 3, &y, &mut sides).is_err());
+    assert!(check_u8(executor, &vectors, &x, 2, &y[1..], &mut sides).is_err());
+    assert!(check_u16(executor, &vectors, &[], 1, &[], &mut sides).is_err());
+    assert_eq!(sides, Sides::default());
+    assert!(check_u8(executor, &vectors, &x, 2, &y, &mut sides).is_ok());
+    assert_eq!(sides.left.len(), 2);
     let challenge = Challenge::random(4, |bytes| random.fill(bytes));
     assert!(check_scores(executor, &challenge, &[0; 8], &[0; 8], 2, &[0; 15]).is_err());
     assert!(check_scores(executor, &challenge, &[0; 8], &[0; 7], 2, &[0; 16]).is_err());
@@ -406,5 +506,5 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(check_weighted(executor, &challenge, &[0; 9], &[0; 12], 3, &[0; 11]).is_err());
     assert!(check_weighted(executor, &challenge, &[0; 9], &[0; 12], 3, &[0; 12]).is_ok());
     let layer = linear(&[1, 2, 3, 4], 2, 2);
-    assert!(Projection::of_layer(executor, &layer, &challenge).is_err());
+    assert!(Vectors::new(executor, &layer, challenge).is_err());
 }

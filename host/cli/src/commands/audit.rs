@@ -175,7 +175,10 @@ fn bound(report: &AuditReport) -> String {
     let (looked_at, steps) = report.looked_at;
     let what = match report.method {
         Method::Replay => "none: every byte was computed again".to_owned(),
-        Method::Freivalds => "a wrong row of a product passes with a probability of at most 2^-61".to_owned(),
+        Method::Freivalds => report.cost.error_bits.map_or_else(
+            || "no product was checked".to_owned(),
+            |bits| format!("a wrong row of a product passes with a probability of at most 2^-{bits}"),
+        ),
     };
     if looked_at == steps {
         what

@@ -1,225 +1,165 @@
-//! One row of a check: both sides for both vectors in one pass over the row.
+//! Both sides of many rows, for both vectors, modulo 2^64.
 //!
 //! # How
 //!
-//! - *8-bit codes*: `255 * 2^31 * 66_000 < 2^56`, so nothing is reduced before the end.
-//! - *narrow totals* become unsigned by adding their bound B. With `2 B < p` a product stays below 2^62, and
-//!   sums are folded modulo p every few steps, how many depends on B.
-//! - *16-bit codes* meet v in two halves, v modulo 2^32 and the rest, each of whose sums fits 64 bits.
-//! - *wide totals* become unsigned below 2^44 and are cut into two parts of 22 bits, each of whose products
-//!   with r stays below 2^53: 2048 of them add up in 64. (16-bit codes give at most 2^39.1, weighted values 2^41.)
+//! - *totals* meet r in 64-bit products, several rows at once so that r is loaded for all of them.
+//! - *wide totals* are taken relative to the least one that is in [`LEAST_REACH`] of its column's centre. Nearly
+//!   all are: then they fit 32 bits, and one multiplication does. A row with a total beyond that is done
+//!   again in full.
+//! - *codes* meet v in limbs, see [`limbs`](super::limbs); without `vpmaddwd`, as it stands.
 
-use super::vectors::{Challenge, Projection};
-use super::{FIELD, WIDE_BIAS, WIDE_BITS, fold, residue_u64};
+use super::LEAST_REACH;
+use super::limbs::Limbs;
+use super::vectors::Projection;
+use crate::simd::instantiate::instantiate;
 use crate::simd::level::{Level, Proven};
 
-/// Elements of codes that a wide sum takes at once: `2^16 * 2^32 * 2^15 = 2^63`.
-const CODES_BLOCK: usize = 1 << 15;
-/// Low bits of a wide total.
-pub(super) const LOW_BITS: u32 = 22;
-/// Wide totals whose parts add up in 64 bits: `2^22 * 2^31 * 2^11 = 2^64`, which `2^22 - 1` does not reach.
-const TOTALS_BLOCK: usize = 2048;
+/// Rows of totals that are taken at once.
+pub(super) const ROWS: usize = 4;
 
-/// What all rows of narrow totals share.
-pub(super) struct Narrow {
-    /// Largest magnitude of a total; twice that is below p.
-    bound: u32,
-    /// Products that may be added to a folded sum.
-    steps: usize,
-    /// What takes away the bias: p less the residue of the bound times the sum of r.
-    unbias: [u64; 2],
+instantiate! {
+    /// `totals . r` of rows of 32-bit totals.
+    fn narrow_left(totals: &[i32], r: [&[u32]; 2], left: &mut [[u64; 2]]) = narrow_left_body;
+    /// Likewise of 16-bit numbers.
+    fn values_left(values: &[i16], r: [&[u32]; 2], left: &mut [[u64; 2]]) = narrow_left_body;
+    /// `totals . r` of rows of 64-bit totals, and which rows hold a total out of range.
+    fn wide_left(
+        totals: &[i64],
+        range: &Range<'_>,
+        r: [&[u32]; 2],
+        left: &mut [[u64; 2]],
+        outside: &mut Vec<usize>,
+    ) = wide_left_body;
 }
 
-impl Narrow {
-    pub(super) fn new(bound: u32, challenge: &Challenge) -> Self {
-        let largest = (2 * u64::from(bound)).max(1) * u64::from(FIELD);
-        let steps = (u64::MAX - (1 << 35)) / largest;
-        let biased = challenge.sum.map(|sum| residue_u64(u64::from(residue_u64(sum)) * u64::from(bound)));
-        Self { bound, steps: steps.clamp(1, 1 << 20) as usize, unbias: biased.map(|biased| u64::from(FIELD - biased)) }
-    }
+/// Where 64-bit totals lie.
+pub(super) struct Range<'a> {
+    /// For each column, its centre less [`LEAST_REACH`].
+    pub(super) least: &'a [i64],
+    /// Totals lie in `centre - reach .. centre + reach`; at least [`LEAST_REACH`].
+    pub(super) reach: i64,
+    /// `least . r` for both vectors.
+    pub(super) offset: [u64; 2],
 }
 
-/// `totals . r` in the field, or nothing if a total lies outside `-bound ..= bound`.
+/// Rows beginning at row `first`; the first of all stands in for those that are missing.
 #[inline(always)]
-pub(super) fn narrow_left(level: Proven, totals: &[i32], plan: &Narrow, challenge: &Challenge) -> Option<[u32; 2]> {
-    let [first, second] = &challenge.natural;
-    let r = [first.as_slice(), second.as_slice()];
-    let (sums, most) = match level.level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::narrow_left(level, totals, plan.bound, plan.steps, r),
-        _ => narrow_left_portable(totals, plan.bound, r),
-    };
-    let ([x, y], [a, b]) = (sums, plan.unbias);
-    (most <= 2 * plan.bound).then(|| [residue_u64(fold(x) + a), residue_u64(fold(y) + b)])
+pub(super) fn rows<T>(all: &[T], first: usize, width: usize) -> [&[T]; ROWS] {
+    let row = |at: usize| all.get(at * width..(at + 1) * width);
+    core::array::from_fn(|at| row(first + at).or_else(|| row(0)).unwrap_or(&[]))
 }
 
-/// Folded sums of biased totals, and the largest biased total.
-pub(super) fn narrow_left_portable(totals: &[i32], bound: u32, [first, second]: [&[u32]; 2]) -> ([u64; 2], u32) {
-    let (mut a, mut b, mut most) = (0, 0, 0);
-    for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
-        let y = (y as u32).wrapping_add(bound);
-        most = most.max(y);
-        a = fold(a) + u64::from(y) * u64::from(r);
-        b = fold(b) + u64::from(y) * u64::from(s);
-    }
-    ([a, b], most)
-}
-
-/// `codes . v` in the field.
 #[inline(always)]
-pub(super) fn narrow_right(level: Proven, codes: &[u8], projection: &Projection) -> [u32; 2] {
-    match level.level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => {
-            let [a, b] = &projection.limbs;
-            let sums = super::avx2::narrow_right(level, codes, [&a.low, &b.low], [&a.high, &b.high]);
-            // `255 * 2^30 * 66_000 < p * 2^25`
-            sums.map(|sum| residue_u64((sum + (i64::from(FIELD) << 25)) as u64))
+fn narrow_left_body<T: Copy + Into<i64>>(totals: &[T], [first, second]: [&[u32]; 2], left: &mut [[u64; 2]]) {
+    for (at, left) in left.chunks_mut(ROWS).enumerate() {
+        let [a, b, c, d] = rows(totals, at * ROWS, first.len());
+        let mut sums = [[0i64; 2]; ROWS];
+        for (((((&a, &b), &c), &d), &r), &s) in a.iter().zip(b).zip(c).zip(d).zip(first).zip(second) {
+            let (r, s) = (i64::from(r as i32), i64::from(s as i32));
+            for (sum, y) in sums.iter_mut().zip([a, b, c, d]) {
+                let [x, z] = sum;
+                *x = x.wrapping_add(y.into() * r);
+                *z = z.wrapping_add(y.into() * s);
+            }
         }
-        _ => narrow_right_portable(codes, projection.residues.each_ref().map(Vec::as_slice)).map(residue_u64),
+        for (left, sums) in left.iter_mut().zip(sums) {
+            *left = sums.map(|sum| sum as u64);
+        }
     }
-}
-
-pub(super) fn narrow_right_portable(codes: &[u8], [first, second]: [&[u32]; 2]) -> [u64; 2] {
-    let (mut a, mut b) = (0, 0);
-    for ((&x, &v), &w) in codes.iter().zip(first).zip(second) {
-        a += u64::from(x) * u64::from(v);
-        b += u64::from(x) * u64::from(w);
-    }
-    [a, b]
-}
-
-/// `totals . r` as integers, or nothing if a total lies outside `1 - 2^43 ..= 2^43`.
-#[inline(always)]
-pub(super) fn wide_left(level: Proven, totals: &[i64], challenge: &Challenge) -> Option<[i128; 2]> {
-    let (mut sums, mut seen) = totals_block(level, totals, challenge, 0);
-    // Few products are wider than a block.
-    for start in (TOTALS_BLOCK..totals.len()).step_by(TOTALS_BLOCK) {
-        let ([x, y], more) = totals_block(level, totals.get(start..).unwrap_or(&[]), challenge, start);
-        let [a, b] = sums;
-        sums = [a + x, b + y];
-        seen |= more;
-    }
-    if seen >> WIDE_BITS != 0 {
-        return None;
-    }
-    let ([x, y], [a, b]) = (sums, challenge.bias);
-    Some([x - a, y - b])
-}
-
-/// Sums of the first block of `totals`, whose elements of r begin at `start`, and all bits seen.
-#[inline(always)]
-fn totals_block(level: Proven, totals: &[i64], challenge: &Challenge, start: usize) -> ([i128; 2], u64) {
-    let totals = totals.get(..TOTALS_BLOCK).unwrap_or(totals);
-    let r = from(&challenge.natural, start);
-    let ([[a, b], [c, d]], seen) = match level.level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::wide_left(level, totals, r, from(&challenge.paired, start)),
-        _ => wide_left_portable(totals, r),
-    };
-    let join = |low, high| i128::from(low) + (i128::from(high) << LOW_BITS);
-    ([join(a, b), join(c, d)], seen)
 }
 
 #[inline(always)]
-fn from<T>([a, b]: &[Vec<T>; 2], start: usize) -> [&[T]; 2] {
-    [a.get(start..).unwrap_or(&[]), b.get(start..).unwrap_or(&[])]
-}
-
-/// Low and high sums for both vectors, and all bits of the biased totals.
-pub(super) fn wide_left_portable(totals: &[i64], [first, second]: [&[u32]; 2]) -> ([[u64; 2]; 2], u64) {
-    let mut sums = [[0u64; 2]; 2];
-    let mut seen = 0;
-    for ((&y, &r), &s) in totals.iter().zip(first).zip(second) {
-        let y = y.wrapping_add(WIDE_BIAS) as u64;
-        seen |= y;
-        let parts = [y & ((1 << LOW_BITS) - 1), y >> LOW_BITS];
-        for (sums, r) in sums.iter_mut().zip([r, s]) {
-            for (sum, part) in sums.iter_mut().zip(parts) {
-                // Wraps only where a total is out of range.
-                *sum = sum.wrapping_add(part.wrapping_mul(u64::from(r)));
+fn wide_left_body(totals: &[i64], range: &Range<'_>, r: [&[u32]; 2], left: &mut [[u64; 2]], outside: &mut Vec<usize>) {
+    let [first, second] = r;
+    for (at, left) in left.chunks_mut(ROWS).enumerate() {
+        let all = rows(totals, at * ROWS, first.len());
+        let [a, b, c, d] = all;
+        let mut sums = [range.offset; ROWS];
+        let mut seen = [0u64; ROWS];
+        let columns = a.iter().zip(b).zip(c).zip(d).zip(range.least).zip(first).zip(second);
+        for ((((((&a, &b), &c), &d), &least), &r), &s) in columns {
+            for ((sum, seen), y) in sums.iter_mut().zip(&mut seen).zip([a, b, c, d]) {
+                let [x, z] = sum;
+                let y = y.wrapping_sub(least) as u64;
+                *seen |= y;
+                let y = y & u64::from(u32::MAX);
+                *x = x.wrapping_add(y * u64::from(r));
+                *z = z.wrapping_add(y * u64::from(s));
+            }
+        }
+        for (row, ((left, sums), (seen, totals))) in
+            left.iter_mut().zip(sums).zip(seen.into_iter().zip(all)).enumerate()
+        {
+            *left = sums;
+            if seen > u64::from(u32::MAX) {
+                *left = r.map(|r| full(totals, r));
+                if !is_in_range(totals, range) {
+                    outside.push(at * ROWS + row);
+                }
             }
         }
     }
-    (sums, seen)
 }
 
-/// `codes . v` as integers.
 #[inline(always)]
-pub(super) fn wide_right(level: Proven, codes: &[u16], projection: &Projection) -> [i128; 2] {
-    biased_right::<0, _>(level, codes, projection)
+fn full(totals: &[i64], r: &[u32]) -> u64 {
+    totals.iter().zip(r).fold(0, |sum, (&y, &r)| sum.wrapping_add((y as u64).wrapping_mul(r.into())))
 }
 
-/// Likewise for signed numbers.
 #[inline(always)]
-pub(super) fn signed_right(level: Proven, codes: &[i16], projection: &Projection) -> [i128; 2] {
-    let [a, b] = biased_right::<0x8000, _>(level, codes, projection);
-    let [sum_a, sum_b] = projection.sum;
-    [a - (sum_a << 15), b - (sum_b << 15)]
+fn is_in_range(totals: &[i64], range: &Range<'_>) -> bool {
+    let from_least = range.reach - LEAST_REACH;
+    // What wraps is far outside, since centres and reach are far below 2^62.
+    totals
+        .iter()
+        .zip(range.least)
+        .all(|(&y, &least)| (y.wrapping_sub(least).wrapping_add(from_least) as u64) < 2 * range.reach.unsigned_abs())
 }
 
-/// A number of 16 bits.
-pub(super) trait Word: Copy {
-    fn bits(self) -> u16;
+/// A code of a factor.
+pub(super) trait Code: Copy + Default + Into<i64> {
+    /// How it meets the limbs.
+    const KIND: Kind;
 }
 
-impl Word for u16 {
-    fn bits(self) -> u16 {
-        self
-    }
+/// The types of codes.
+pub(super) enum Kind {
+    U8,
+    U16,
+    I16,
 }
 
-impl Word for i16 {
-    fn bits(self) -> u16 {
-        self as u16
-    }
+impl Code for u8 {
+    const KIND: Kind = Kind::U8;
 }
 
-/// The sum of `(x ^ FLIP) * v`: to flip the sign bit is to add 2^15 to a signed number.
-#[inline(always)]
-fn biased_right<const FLIP: u16, T: Word>(level: Proven, codes: &[T], projection: &Projection) -> [i128; 2] {
-    let mut sums = codes_block::<FLIP, T>(level, codes, projection, 0);
-    for start in (CODES_BLOCK..codes.len()).step_by(CODES_BLOCK) {
-        let [x, y] = codes_block::<FLIP, T>(level, codes.get(start..).unwrap_or(&[]), projection, start);
-        let [a, b] = sums;
-        sums = [a + x, b + y];
-    }
-    sums
+impl Code for u16 {
+    const KIND: Kind = Kind::U16;
 }
 
-/// Sums of the first block of `codes`, whose elements of v begin at `start`.
-#[inline(always)]
-fn codes_block<const FLIP: u16, T: Word>(
+impl Code for i16 {
+    const KIND: Kind = Kind::I16;
+}
+
+/// `codes . v` of rows of codes.
+pub(super) fn right<T: Code>(
     level: Proven,
     codes: &[T],
     projection: &Projection,
-    start: usize,
-) -> [i128; 2] {
-    let codes = codes.get(..CODES_BLOCK).unwrap_or(codes);
-    let (low, high) = (from(&projection.low, start), from(&projection.high, start));
-    let [(a, b), (c, d)] = match level.level() {
+    limbs: &Limbs,
+    right: &mut [[u64; 2]],
+) {
+    match level.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => super::avx2::wide_right::<FLIP, T>(level, codes, low, high),
-        _ => wide_right_portable::<FLIP, T>(codes, low, high),
-    };
-    [i128::from(a) + (i128::from(b) << 32), i128::from(c) + (i128::from(d) << 32)]
+        Level::Avx2 | Level::Avx512 => super::avx2::right(level, codes, projection, limbs, right),
+        _ => portable_right(codes, projection, right),
+    }
 }
 
-/// The sums with the low and the high halves of each v.
-pub(super) fn wide_right_portable<const FLIP: u16, T: Word>(
-    codes: &[T],
-    [low_a, low_b]: [&[u32]; 2],
-    [high_a, high_b]: [&[i32]; 2],
-) -> [(u64, i64); 2] {
-    let mut sums = [(0u64, 0i64); 2];
-    let [(a, b), (c, d)] = &mut sums;
-    let halves = low_a.iter().zip(high_a).zip(low_b.iter().zip(high_b));
-    for (&x, ((&l, &h), (&m, &i))) in codes.iter().zip(halves) {
-        let x = x.bits() ^ FLIP;
-        *a += u64::from(x) * u64::from(l);
-        *b += i64::from(x) * i64::from(h);
-        *c += u64::from(x) * u64::from(m);
-        *d += i64::from(x) * i64::from(i);
+fn portable_right<T: Code>(codes: &[T], projection: &Projection, right: &mut [[u64; 2]]) {
+    for (codes, right) in codes.chunks_exact(projection.len().max(1)).zip(right) {
+        *right = projection.both().map(|v| {
+            codes.iter().zip(v).fold(0, |sum: u64, (&x, &v)| sum.wrapping_add(x.into().wrapping_mul(v) as u64))
+        });
     }
-    sums
 }

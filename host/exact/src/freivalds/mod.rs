@@ -8,28 +8,29 @@
 //!
 //! # How
 //!
-//! 1. A [`Challenge`] is two vectors r of elements of the field F_p, p = [`FIELD`], from a source of
-//!    random bytes. A [`Projection`] is `v = W^T r` for both, as exact integers.
-//! 2. A check computes for every row both sides, for both vectors: [`Sides`]. Rows are checked one by one,
-//!    so a wrong row is found by its number.
-//! 3. Equal integers have equal residues, so a right row always passes.
+//! 1. A [`Challenge`] is two vectors r of numbers of [`ELEMENT_BITS`] random bits. A projection is
+//!    `v = W^T r` for both, as exact integers.
+//! 2. A check computes for every row both sides, for both vectors, modulo 2^64: [`Sides`]. That is what the
+//!    machine's arithmetic does by itself: nothing is reduced. Rows are checked one by one, so a wrong row is
+//!    found by its number.
+//! 3. Totals of 64 bits must also lie in the range of their operation: within `reach` of the centre of their
+//!    column. A row that leaves it is wrong, and is reported with `left = right - 1`.
+//! 4. Equal integers are equal modulo 2^64, so a right row always passes.
 //!
 //! # Error bound
 //!
-//! Let D be the difference of a claimed row and the right one, not all zero. For one vector, fix all of r
-//! but an element r\[n\] with `D[n] != 0`: at most one of the p values of r\[n\] makes `D . r` vanish. So a
-//! wrong row passes one vector with a probability of at most 1/p, and both with at most 1/p^2, 2^-62.
+//! Let D be the difference of a claimed row and the right one, not all zero, with `D[n] = 2^k * odd`. For one
+//! vector, fix all of r but r\[n\]. `D . r = 0` modulo 2^64 then fixes r\[n\] modulo 2^(64 - k), which at most
+//! `max(1, 2^(k - 33))` of the 2^31 values of r\[n\] satisfy. So a wrong row passes one vector with a
+//! probability of at most `max(2^-31, 2^(k - 64))`, and both with the square of it.
 //!
-//! That argument needs `D . r = 0` to be seen where it is asked:
-//!
-//! - in F_p, `D[n] != 0` must mean that p does not divide D\[n\]. Claimed totals must lie within the bound B of
-//!   the operation, and with `2 B < p` no difference is as large as p. That holds for sums of u8 codes
-//!   with K up to 33,155 and for scores of heads up to 64 wide.
-//! - elsewhere (16-bit codes, weighted values, wider layers and heads) a cheater could add p to a total
-//!   and no check in F_p would see it. There both sides are computed as integers, and compared as such.
-//!
-//! What is reported are residues in both cases. A row that is wrong although its residues are equal, or that
-//! holds a total outside its bound, is reported with `left = right - 1`: unequal whatever r was.
+//! - *Totals of 32 bits*: the claimed and the right one fit i32, so `|D[n]| < 2^32`, `k < 32`: at most 2^-62
+//!   for both vectors, whatever was claimed.
+//! - *Totals of 64 bits*: an addend of 2^63 would pass with a probability of 1/2; that is what the range is
+//!   for. `|D[n]| < 2 reach`, so it is 2^-62 up to a reach of 2^33: layers of 16-bit codes up to 2064 wide
+//!   (wider ones where the weights of a row add up to less than 2^18 in magnitude), weighted values of up to
+//!   256 tokens. The largest that is let in, a layer 66,000 wide and a sequence of 65,536 tokens, have 2^-52
+//!   and 2^-46. [`Sides::error_bits`] says it of each check.
 //!
 //! # Secrecy
 //!
@@ -42,58 +43,15 @@
 mod avx2;
 mod check;
 mod kernel;
+mod limbs;
 pub mod plain;
 mod vectors;
 
 pub use check::{MAX_SEQUENCE, Sides, check_scores, check_u8, check_u16, check_weighted};
-pub use vectors::{Challenge, Projection, Vectors};
+pub use vectors::{Challenge, Vectors};
 
-/// The modulus p of the field, the Mersenne prime 2^31 - 1.
-pub const FIELD: u32 = 0x7fff_ffff;
+/// Random bits of an element of a challenge.
+pub const ELEMENT_BITS: u32 = 31;
 
-/// What is added to a wide total to make it unsigned; wide totals lie in `1 - 2^43 ..= 2^43`. Were its low
-/// bits zero, a compiler would take the low bits of a total before adding and load each total twice.
-const WIDE_BIAS: i64 = (1 << 43) - 1;
-/// Bits of a biased total.
-const WIDE_BITS: u32 = 44;
-
-/// The residue of an integer below 2^102 in magnitude.
-#[inline(always)]
-const fn residue(x: i128) -> u32 {
-    // A multiple of p makes it positive. 2^62 is 1 in the field, so bits from there on count as the lowest.
-    let x = (x + ((FIELD as i128) << 72)) as u128;
-    residue_u64((x as u64 & (u64::MAX >> 2)) + (x >> 62) as u64)
-}
-
-/// The residue of an unsigned integer.
-#[inline(always)]
-const fn residue_u64(x: u64) -> u32 {
-    let x = fold(fold(x));
-    (if x >= FIELD as u64 { x - FIELD as u64 } else { x }) as u32
-}
-
-/// A smaller number with the same residue: below 2^34.
-#[inline(always)]
-const fn fold(x: u64) -> u64 {
-    (x & FIELD as u64) + (x >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn residues_are_those_of_division() {
-        let p = i128::from(FIELD);
-        let mut x = 1i128;
-        for i in 0..102 {
-            for x in [x, -x, x - 1, 1 - x, x / 3 * 2, p * i, p * i - 1, -p * i, -p * i - 1] {
-                assert_eq!(i128::from(residue(x)), x.rem_euclid(p), "{x}");
-            }
-            x *= 2;
-        }
-        for x in [0, u64::from(FIELD) - 1, u64::from(FIELD), u64::from(FIELD) * 2, u64::MAX, u64::MAX - 1, 1 << 62] {
-            assert_eq!(u64::from(residue_u64(x)), x % u64::from(FIELD), "{x}");
-        }
-    }
-}
+/// How far 64-bit totals may always lie from the centre of their column: so far the kernels multiply once.
+pub const LEAST_REACH: i64 = 1 << 31;

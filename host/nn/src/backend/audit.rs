@@ -17,8 +17,8 @@
 //!    and the block stops there.
 //! 4. [`Auditor::finish`] says what was checked and where it stopped.
 //!
-//! Each check is of one answer, with an error of at most 2^-62 a row (see [`ostrakon_exact::freivalds`]), so
-//! there is nothing to prove at start: [`Backend::prove`] does nothing.
+//! Each check is of one answer, with a known error ([`CheckedProduct::error_bits`]), so there is nothing to
+//! prove at start: [`Backend::prove`] does nothing.
 
 use crate::{Backend, BackendError, NnError};
 use ostrakon_exact::freivalds::{Challenge, Sides, Vectors, check_scores, check_u8, check_u16, check_weighted};
@@ -51,16 +51,18 @@ pub struct CheckedProduct {
     /// The name of the layer, or `attention 1 of the block, scores, sequence 0, head 3` (`weighted` for the
     /// second product), where attention operations count from 1 and the others from 0.
     pub operation: String,
-    /// The side of the claimed totals, two values a row.
-    pub left: Vec<u32>,
-    /// The side of codes and weights, two values a row.
-    pub right: Vec<u32>,
+    /// The side of the claimed totals, row by row.
+    pub left: Vec<[u64; 2]>,
+    /// The side of codes and weights, row by row.
+    pub right: Vec<[u64; 2]>,
+    /// A wrong row passes with a probability of at most 2 to minus this.
+    pub error_bits: u32,
     /// The first wrong element of the first row whose sides differ. None where all are equal, and where the
     /// row is right after all: then the auditor's own vectors are damaged.
     pub wrong: Option<WrongElement>,
     /// Multiply-adds of 8 bits that computing it takes.
     pub multiply_adds: u64,
-    /// Multiply-adds in the field that checking it took.
+    /// Multiply-adds of 64 bits that checking it took.
     pub checking: u64,
 }
 
@@ -157,7 +159,7 @@ impl Backend for Auditor {
     fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         let no_vectors = |why: String| NnError::Runtime(format!("no vectors to check layer `{name}` with: {why}"));
         let vectors = self.0.vectors.vectors(name, layer).map_err(no_vectors)?;
-        if (vectors.challenge.len(), vectors.projection.len()) != (layer.outputs, layer.inputs) {
+        if (vectors.outputs(), vectors.inputs()) != (layer.outputs, layer.inputs) {
             return Err(no_vectors("they are of another shape".to_owned()));
         }
         Ok(Box::new(CheckedLayer {
@@ -229,11 +231,11 @@ impl Product for CheckedLayer {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
         let mut audit = self.inner.lock();
         let audit = Audit::running(&mut audit)?;
-        let mut sides = Sides::default();
+        let mut sides = Sides::with_rows(rows);
         for (codes, totals) in self.parts(codes, totals) {
             audit.take(|| self.name.clone(), totals, i32::from_le_bytes)?;
             let rows = totals.len() / self.layer.outputs;
-            sides.append(check_u8(&self.inner.executor, &self.vectors, codes, rows, totals)?);
+            check_u8(&self.inner.executor, &self.vectors, codes, rows, totals, &mut sides)?;
         }
         audit.judge(self.name.clone(), self.work(rows, 1), sides, |row| {
             let codes: Vec<u16> = nth(codes, row, self.layer.inputs).iter().map(|&code| code.into()).collect();
@@ -245,11 +247,11 @@ impl Product for CheckedLayer {
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         let mut audit = self.inner.lock();
         let audit = Audit::running(&mut audit)?;
-        let mut sides = Sides::default();
+        let mut sides = Sides::with_rows(rows);
         for (codes, totals) in self.parts(codes, totals) {
             audit.take(|| self.name.clone(), totals, i64::from_le_bytes)?;
             let rows = totals.len() / self.layer.outputs;
-            sides.append(check_u16(&self.inner.executor, &self.vectors, codes, rows, totals)?);
+            check_u16(&self.inner.executor, &self.vectors, codes, rows, totals, &mut sides)?;
         }
         audit.judge(self.name.clone(), self.work(rows, 2), sides, |row| {
             let claimed = nth(totals, row, self.layer.outputs).iter().copied();
@@ -380,9 +382,10 @@ impl Audit {
             ))),
         };
         self.stopped = result.is_err();
-        let Sides { left, right } = sides;
+        let Sides { left, right, error_bits } = sides;
         let Work { multiply_adds, checking } = work;
-        self.finished.products.push(CheckedProduct { operation, left, right, wrong, multiply_adds, checking });
+        let product = CheckedProduct { operation, left, right, error_bits, wrong, multiply_adds, checking };
+        self.finished.products.push(product);
         result
     }
 }

@@ -209,6 +209,7 @@ impl Gathering<'_> {
             cost.products += 1;
             cost.multiply_adds = cost.multiply_adds.saturating_add(product.multiply_adds);
             cost.checking = cost.checking.saturating_add(product.checking);
+            cost.error_bits = Some(cost.error_bits.map_or(product.error_bits, |bits| bits.min(product.error_bits)));
         }
         let passed = finished.products.iter().all(CheckedProduct::passed);
         let products = finished.products.into_iter().map(product).collect();
@@ -274,7 +275,7 @@ fn product(product: CheckedProduct) -> Product {
         claimed: wrong.claimed,
         exact: wrong.exact,
     });
-    Product { operation, left, right, wrong }
+    Product { operation, left: left.into_flattened(), right: right.into_flattened(), wrong }
 }
 
 /// A digest as the verifier takes it.

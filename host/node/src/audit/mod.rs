@@ -109,8 +109,10 @@ pub struct Cost {
     pub products: u64,
     /// Multiply-adds of these products.
     pub multiply_adds: u64,
-    /// Multiply-adds in the field that checking them took.
+    /// Multiply-adds of 64 bits that checking them took.
     pub checking: u64,
+    /// A wrong row passed with a probability of at most 2 to minus this. `None`: no product was checked.
+    pub error_bits: Option<u32>,
     /// Opening the package, starting engine and arithmetic, making or reading vectors.
     pub load: Duration,
     /// Gathering evidence and judging.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Before the digest of a file's content.
-const MAGIC: &[u8; 8] = b"OSTRVEC1";
+const MAGIC: &[u8; 8] = b"OSTRVEC2";
 
 /// Vectors in files under this user's data directory.
 pub struct KeptVectors {
@@ -68,7 +68,7 @@ impl LayerVectors for KeptVectors {
     fn vectors(&self, name: &str, layer: &Linear) -> Result<Arc<Vectors>, String> {
         // Names of layers are names of files: letters, digits, dots and dashes, checked when the package was opened.
         let path = self.directory.join(format!("{name}.vectors"));
-        if let Some(vectors) = load(&path, name, layer) {
+        if let Some(vectors) = load(&self.executor, &path, name, layer) {
             return Ok(Arc::new(vectors));
         }
         let vectors = self.draw(layer)?;
@@ -82,7 +82,7 @@ impl LayerVectors for KeptVectors {
 
 /// Of the content and the layer it is for, so that no file stands in for another.
 fn checksum(name: &str, layer: &Linear, content: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v1");
+    let mut hasher = blake3::Hasher::new_derive_key("ostrakon 2026 audit vectors v2");
     hasher.update(&(name.len() as u64).to_le_bytes());
     hasher.update(name.as_bytes());
     hasher.update(&(layer.outputs as u64).to_le_bytes());
@@ -91,7 +91,7 @@ fn checksum(name: &str, layer: &Linear, content: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
+fn load(executor: &Executor, path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     let mut bytes = Vec::new();
     // Two vectors of each length in 8 bytes at most, and room for what is before them.
     let limit = (layer.outputs as u64 + layer.inputs as u64) * 32 + 4096;
@@ -104,7 +104,7 @@ fn load(path: &Path, name: &str, layer: &Linear) -> Option<Vectors> {
     if *digest != checksum(name, layer, content) {
         return None;
     }
-    Vectors::from_bytes(layer.outputs, layer.inputs, content).ok()
+    Vectors::from_bytes(executor, layer, content).ok()
 }
 
 /// Vectors that others could read are no secret.
