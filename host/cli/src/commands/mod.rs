@@ -8,6 +8,7 @@ mod inspect;
 mod pack;
 mod plugin;
 mod run;
+mod run_tensors;
 mod trace;
 mod transcript;
 mod trust;
