@@ -37,8 +37,13 @@ fn ready(recipe: &str) -> Option<Packed> {
     let home = home()?;
     let keep = tempfile::tempdir().unwrap();
     let path = keep.path().join(recipe);
-    let options =
-        PackOptions { out: Some(path.clone()), shards: 1, plugins: Some(packed::plugins()), allow_unsigned: false, allow_unknown: false };
+    let options = PackOptions {
+        out: Some(path.clone()),
+        shards: 1,
+        plugins: Some(packed::plugins()),
+        allow_unsigned: false,
+        allow_unknown: false,
+    };
     let packed = pack(Path::new(recipe), &options, &home, &unwatched).unwrap();
     assert_eq!(packed.model, recipe);
     let policy = TrustPolicy::only(ostrakon_node::load_or_create_key(&home).unwrap().public());
@@ -77,7 +82,8 @@ fn features(file: &[u8]) -> Vec<i32> {
     first.iter().copied().chain(padding(first.len())).chain(padding(last.len())).chain(last.iter().copied()).collect()
 }
 
-const PDF: &[u8] = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n2 0 obj\n<< /Type /Pages /Kids [3 0 R] \
+const PDF: &[u8] =
+    b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n2 0 obj\n<< /Type /Pages /Kids [3 0 R] \
     /Count 1 >>\nendobj\n3 0 obj\n<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] >>\nendobj\nxref\n0 4\n\
     0000000000 65535 f \ntrailer\n<< /Root 1 0 R /Size 4 >>\nstartxref\n178\n%%EOF\n";
 
