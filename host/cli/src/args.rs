@@ -57,8 +57,32 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
     /// A recipe's name (`minilm`), a recipe file, a directory with model.safetensors, tokenizer.json and config.json, or a package to cut anew
-    #[arg(value_name = "RECIPE|DIRECTORY", value_hint = ValueHint::AnyPath)]
-    pub(crate) source: PathBuf,
+    #[arg(value_name = "RECIPE|DIRECTORY", value_hint = ValueHint::AnyPath, required_unless_present = "onnx")]
+    pub(crate) source: Option<PathBuf>,
+
+    /// Pack a graph in floating point: ONNX, or OpenVINO IR (.xml, with its .bin beside it). Given many times, the graphs run in this order
+    #[arg(long, visible_alias = "ir", value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "source", requires = "name")]
+    pub(crate) onnx: Vec<PathBuf>,
+
+    /// The name of the package, with --onnx
+    #[arg(long, requires = "onnx")]
+    pub(crate) name: Option<String>,
+
+    /// The licence of the weights, with --onnx: an SPDX expression
+    #[arg(long, requires = "onnx", default_value = "unknown")]
+    pub(crate) licence: String,
+
+    /// How far two machines may differ whatever the numbers, with --onnx
+    #[arg(long, value_name = "X", requires = "onnx", default_value_t = ostrakon_node::Tolerance::default().absolute)]
+    pub(crate) absolute: f64,
+
+    /// How far two machines may differ in proportion to the numbers, with --onnx
+    #[arg(long, value_name = "X", requires = "onnx", default_value_t = ostrakon_node::Tolerance::default().relative)]
+    pub(crate) relative: f64,
+
+    /// A setting for the block of the Nth --onnx, counted from 0: `1:input.0=hidden -> x` gives its input x what comes as hidden
+    #[arg(long = "set", value_name = "N:NAME=VALUE", requires = "onnx")]
+    pub(crate) settings: Vec<String>,
 
     /// Where the package goes; without it, into the store, where `run` finds it by name
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -94,6 +118,14 @@ pub(crate) struct RunArgs {
     /// A UTF-8 file with one text a line (`-`: standard input); empty lines are left out
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
+
+    /// Give the input NAME the array in FILE.npy; may be given many times (packages of the float tier)
+    #[arg(long, value_name = "NAME=FILE")]
+    pub(crate) tensor: Vec<String>,
+
+    /// Write each output as an NPY file into this directory (packages of the float tier)
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
 
     /// Threads of the arithmetic; without it, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

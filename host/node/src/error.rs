@@ -83,6 +83,14 @@ pub enum NodeError {
     /// The arithmetic of this machine does not start or failed its self-test.
     #[error("the arithmetic does not start: {0}")]
     Arithmetic(String),
+    /// A graph in floating point cannot be used.
+    #[error("the graph `{name}` cannot be run: {reason}")]
+    Graph {
+        /// Which, or its file.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokens(#[from] TokenError),

@@ -187,9 +187,9 @@ mod tests {
             title: "Tiny".into(),
             family: "bert".into(),
             licence: "Apache-2.0".into(),
-            max_tokens: 8,
-            pooling: "mean".into(),
-            normalise: true,
+            max_tokens: Some(8),
+            pooling: Some("mean".into()),
+            normalise: Some(true),
             sources: vec![Source::Hub { repository: "a/b".into(), revision: "main".into() }],
             files: vec![File { name: "sub/x".into(), bytes: 3, sha256: sha256.into() }],
         }

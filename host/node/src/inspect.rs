@@ -4,7 +4,8 @@ use crate::error::NodeError;
 use crate::plugins::read_component;
 use ostrakon_engine::{Limits, Survey, World, admission};
 use ostrakon_nn::LayerSource;
-use ostrakon_package::{Package, SignatureState, TrustPolicy};
+use ostrakon_package::graphs::PortEntry;
+use ostrakon_package::{GraphEntry, Package, SignatureState, Tier, Tolerance, TrustPolicy};
 use serde::Serialize;
 use std::path::Path;
 
@@ -27,8 +28,14 @@ pub struct PackageReport {
     pub licence: String,
     /// Where the weights came from.
     pub source: String,
-    /// Longest text.
-    pub max_tokens: u32,
+    /// `exact` or `float`.
+    pub tier: &'static str,
+    /// Longest text, of a package that takes texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// How far machines may differ, of a package of the float tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
     /// All files together.
     pub bytes: u64,
     /// What an instance of its components may use here.
@@ -37,8 +44,60 @@ pub struct PackageReport {
     pub components: Vec<ComponentReport>,
     /// Which blocks are placed together.
     pub shards: Vec<ShardReport>,
+    /// Its graphs, if it is of the float tier.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub graphs: Vec<GraphReport>,
     /// The blocks with their tensors.
     pub blocks: Vec<BlockReport>,
+}
+
+/// A graph in floating point, as the manifest describes it. Nothing of it is parsed here.
+#[derive(Debug, Serialize)]
+pub struct GraphReport {
+    /// Its name.
+    pub name: String,
+    /// `onnx` or `openvino`.
+    pub encoding: &'static str,
+    /// All its files.
+    pub bytes: u64,
+    /// What goes in.
+    pub inputs: Vec<PortReport>,
+    /// What comes out.
+    pub outputs: Vec<PortReport>,
+}
+
+/// An input or an output.
+#[derive(Debug, Serialize)]
+pub struct PortReport {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub element: &'static str,
+    /// Its dimensions, none where one is open; none at all where their number is open.
+    pub shape: Option<Vec<Option<u32>>>,
+    /// All of it in words.
+    #[serde(skip)]
+    pub text: String,
+}
+
+impl PortReport {
+    fn of(entry: &PortEntry) -> Self {
+        let port = entry.port();
+        Self { text: port.to_string(), name: port.name, element: port.element.name(), shape: port.shape }
+    }
+}
+
+impl GraphReport {
+    fn of(entry: &GraphEntry) -> Self {
+        let weights = entry.weights.as_ref().map_or(0, |weights| weights.bytes);
+        Self {
+            name: entry.name.clone(),
+            encoding: entry.encoding().name(),
+            bytes: entry.bytes.saturating_add(weights),
+            inputs: entry.inputs.iter().map(PortReport::of).collect(),
+            outputs: entry.outputs.iter().map(PortReport::of).collect(),
+        }
+    }
 }
 
 /// A signature.
@@ -187,7 +246,10 @@ pub fn package(directory: &Path, policy: &TrustPolicy) -> Result<PackageReport, 
         family: manifest.family.clone(),
         licence: manifest.licence.clone(),
         source: manifest.source.clone(),
+        tier: manifest.tier().name(),
         max_tokens: manifest.max_tokens,
+        tolerance: (manifest.tier() == Tier::Float).then(|| manifest.tolerance.unwrap_or_default()),
+        graphs: manifest.graphs.iter().map(GraphReport::of).collect(),
         bytes: manifest.files().map(|(_, _, bytes)| bytes).sum(),
         limits: limits(),
         components,

@@ -12,6 +12,7 @@
 //! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
 //! 4. [`receipt`] says what a run leaves behind, [`transcript`] what it left out, [`audit`] whether it is right.
 //!    [`trace`] and [`dispute`] settle which of two receipts is wrong, and where.
+//!    [`float`] runs packages of the float tier: tensors in, tensors out ([`npy`], [`values`], [`pack_float`]).
 //! 5. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
@@ -25,11 +26,14 @@ pub mod doctor;
 pub mod error;
 pub mod execute;
 pub mod fetch;
+pub mod float;
 pub mod inspect;
 pub mod inspect_receipt;
 pub mod load;
+pub mod npy;
 pub mod options;
 pub mod pack;
+pub mod pack_float;
 pub mod plugins;
 mod private_file;
 pub mod progress;
@@ -42,6 +46,7 @@ pub mod tokens;
 pub mod trace;
 pub mod transcript;
 pub mod trust;
+pub mod values;
 
 pub use error::{ErrorKind, NodeError};
 pub use execute::{Answer, BlockCost, Output};
@@ -49,7 +54,8 @@ pub use load::{LoadTimes, Model};
 pub use options::{Arithmetic, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
 pub use ostrakon_engine::verification::Verdict;
-pub use ostrakon_package::{Home, TrustPolicy};
+pub use ostrakon_nn::Tensor;
+pub use ostrakon_package::{Home, Tier, Tolerance, TrustPolicy};
 pub use ostrakon_protocol::{Digest, Request, SignedReceipt};
 pub use replay::Rerun;
 

@@ -11,13 +11,14 @@
 //! The steps run side by side because together they are what a person waits for at the start.
 
 use crate::NodeError;
+use crate::float::expect_tier;
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
 use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits, Plugin, Runtime, SessionId, World};
 use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, Tensor};
-use ostrakon_package::{Digest, Home, Manifest, Package, TrustPolicy};
+use ostrakon_package::{Digest, Home, Manifest, Package, Tier, TrustPolicy};
 use ostrakon_protocol::{Batch, Context, Receipt, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -133,11 +134,12 @@ impl Model {
             let arithmetic = scope.spawn(|| timed(|| start_arithmetic(options, backend)));
             let (package, verify) = timed(|| Package::open(directory, policy));
             let package = Arc::new(package?);
+            expect_tier(package.manifest(), Tier::Exact)?;
             let tokens = scope.spawn({
                 let package = Arc::clone(&package);
                 move || timed(|| tokenizer(&package))
             });
-            let (plugins, components) = timed(|| admit(&package, home, options));
+            let (plugins, components) = timed(|| admit(&package, home, options, World::ModelBlock));
             let (profile, plugins) = plugins?;
             let (host, arithmetic) = joined(arithmetic);
             let (executor, backend) = host?;
@@ -261,8 +263,9 @@ pub(crate) fn start_arithmetic(
 }
 
 fn tokenizer(package: &Package) -> Result<Tokens, NodeError> {
-    let limit = usize::try_from(package.manifest().max_tokens).unwrap_or(usize::MAX);
-    Ok(Tokens::load(package.tokenizer(), limit)?)
+    // A package of the exact tier has both.
+    let limit = usize::try_from(package.manifest().max_tokens.unwrap_or_default()).unwrap_or(usize::MAX);
+    Ok(Tokens::load(package.tokenizer().unwrap_or_default(), limit)?)
 }
 
 /// The runtime of these options, with its cache of compiled components.
@@ -277,9 +280,16 @@ pub(crate) fn compiled_code(home: &Home) -> Result<CacheDir, CacheError> {
     CacheDir::open(home.cache.join("compiled"))
 }
 
-type Plugged = BTreeMap<String, Plugin>;
+/// Components by name.
+pub(crate) type Plugged = BTreeMap<String, Plugin>;
 
-fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(Digest, Plugged), NodeError> {
+/// Admit the components of a package to `world`, or composed with the reference arithmetic.
+pub(crate) fn admit(
+    package: &Package,
+    home: &Home,
+    options: &RunOptions,
+    world: World,
+) -> Result<(Digest, Plugged), NodeError> {
     let runtime = runtime(home, options)?;
     let mut profile = Digest::from_bytes(*runtime.profile().digest().as_bytes());
     let reference = match options.arithmetic {
@@ -295,7 +305,7 @@ fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(Digest
     for entry in &package.manifest().components {
         let Some(bytes) = package.component(&entry.name) else { continue };
         let admitted = match &reference {
-            None => runtime.admit(bytes, World::ModelBlock),
+            None => runtime.admit(bytes, world),
             Some(reference) => {
                 let composed = crate::component::compose(&entry.name, bytes, reference)?;
                 runtime.admit(&composed, World::ReferenceBlock)

@@ -11,12 +11,13 @@
 
 use crate::error::{NodeError, file_error};
 use crate::fetch;
+use crate::pack_float::{self, FloatSource, Piece};
 use crate::plugins::{BLOCK_BERT, Plugins};
 use crate::progress::{Event, Watcher};
 use crate::recipe::{Recipe, Source};
 use ostrakon_package::{
-    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, TrustPolicy, import, load_or_create_key,
-    manifest, reshard, write_package,
+    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, Tolerance, TrustPolicy, import,
+    load_or_create_key, manifest, reshard, write_package,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -82,10 +83,15 @@ pub fn pack(source: &Path, options: &PackOptions, home: &Home, watch: Watcher<'_
         let path = place(&name, options, home, &signer, &|out| reshard(&package, options.shards, out, &signer))?;
         return describe(&path, &signer, start);
     }
+    let recipe = recipe(source)?;
+    if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.is_graph()) {
+        let directory = fetch::fetch(recipe, &home.cache.join("sources"), watch)?;
+        return pack_float::pack(&of_graph(recipe, &directory), options, home, watch);
+    }
     // What is missing here is found before anything is downloaded.
     let block = Plugins::find(options.plugins.as_deref())?.read(BLOCK_BERT)?;
     let signer = load_or_create_key(home)?;
-    let found = find(source, home, watch)?;
+    let found = find(source, recipe.as_ref(), home, watch)?;
     let mut stage = String::new();
     let model = import::bert(&found.directory, &found.options, &mut |now, done, total| {
         if stage != now {
@@ -102,7 +108,7 @@ pub fn pack(source: &Path, options: &PackOptions, home: &Home, watch: Watcher<'_
 }
 
 /// Let `write` make the package where it was asked for, or in the store.
-fn place(
+pub(crate) fn place(
     name: &str,
     options: &PackOptions,
     home: &Home,
@@ -120,7 +126,7 @@ fn place(
     Ok(Store::open(home).add_package(&made, &TrustPolicy::only(signer.public()))?.directory)
 }
 
-fn describe(path: &Path, signer: &SigningKey, start: Instant) -> Result<Packed, NodeError> {
+pub(crate) fn describe(path: &Path, signer: &SigningKey, start: Instant) -> Result<Packed, NodeError> {
     let package = Package::open(path, &TrustPolicy::only(signer.public()))?;
     Ok(Packed {
         model: package.manifest().name.clone(),
@@ -133,19 +139,38 @@ fn describe(path: &Path, signer: &SigningKey, start: Instant) -> Result<Packed, 
     })
 }
 
-fn find(source: &Path, home: &Home, watch: Watcher<'_>) -> Result<Found, NodeError> {
+/// The recipe that `source` means, unless it is a directory.
+fn recipe(source: &Path) -> Result<Option<Recipe>, NodeError> {
     if source.is_dir() {
-        return Ok(Found { directory: source.to_owned(), options: of_directory(source)? });
+        return Ok(None);
     }
-    let recipe = if source.is_file() {
-        Recipe::read(source)?
-    } else {
-        let name = source.display().to_string();
-        let known = || NodeError::NoRecipe { name: name.clone(), known: Recipe::known().map(Into::into).collect() };
-        Recipe::by_name(&name).ok_or_else(known)??
+    if source.is_file() {
+        return Ok(Some(Recipe::read(source)?));
+    }
+    let name = source.display().to_string();
+    let known = || NodeError::NoRecipe { name: name.clone(), known: Recipe::known().map(Into::into).collect() };
+    Ok(Some(Recipe::by_name(&name).ok_or_else(known)??))
+}
+
+fn find(source: &Path, recipe: Option<&Recipe>, home: &Home, watch: Watcher<'_>) -> Result<Found, NodeError> {
+    let Some(recipe) = recipe else {
+        return Ok(Found { directory: source.to_owned(), options: of_directory(source)? });
     };
-    let directory = fetch::fetch(&recipe, &home.cache.join("sources"), watch)?;
-    Ok(Found { directory, options: of_recipe(&recipe)? })
+    let directory = fetch::fetch(recipe, &home.cache.join("sources"), watch)?;
+    Ok(Found { directory, options: of_recipe(recipe)? })
+}
+
+/// The graphs of a recipe, in its order.
+fn of_graph(recipe: &Recipe, directory: &Path) -> FloatSource {
+    let places: Vec<String> = recipe.sources.iter().map(Source::describe).collect();
+    let pieces = recipe.graphs().map(|file| Piece { file: directory.join(&file.name), settings: Vec::new() });
+    FloatSource {
+        name: recipe.name.clone(),
+        licence: recipe.licence.clone(),
+        source: format!("{}: {}", recipe.title, places.join(", ")),
+        tolerance: Tolerance::default(),
+        pieces: pieces.collect(),
+    }
 }
 
 /// A directory says little about its model: it gets the directory's name, and the rest from its files.
@@ -160,20 +185,18 @@ fn of_directory(directory: &Path) -> Result<import::BertOptions, NodeError> {
 
 /// The source is the same whichever place the files came from: their hashes are, so the package is.
 fn of_recipe(recipe: &Recipe) -> Result<import::BertOptions, NodeError> {
-    let max_tokens = u32::try_from(recipe.max_tokens)
-        .map_err(|_| NodeError::Setting(format!("the recipe's max_tokens {} is too large", recipe.max_tokens)))?;
-    let pooling = match recipe.pooling.as_str() {
-        "mean" => import::Pooling::Mean,
-        "first" => import::Pooling::First,
-        other => return Err(NodeError::Setting(format!("the recipe's pooling `{other}` is not mean or first"))),
+    let pooling = match recipe.pooling.as_deref() {
+        Some("mean") => import::Pooling::Mean,
+        Some("first") => import::Pooling::First,
+        other => return Err(NodeError::Setting(format!("the recipe's pooling {other:?} is not mean or first"))),
     };
     let places: Vec<String> = recipe.sources.iter().map(Source::describe).collect();
     Ok(import::BertOptions {
         licence: recipe.licence.clone(),
         source: format!("{}: {}", recipe.title, places.join(", ")),
-        max_tokens: Some(max_tokens),
+        max_tokens: recipe.max_tokens,
         pooling: Some(pooling),
-        normalise: Some(recipe.normalise),
+        normalise: recipe.normalise,
         ..import::BertOptions::new(&recipe.name)
     })
 }
@@ -181,7 +204,6 @@ fn of_recipe(recipe: &Recipe) -> Result<import::BertOptions, NodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::unwatched;
 
     #[test]
     fn a_directory_gives_a_plain_name() {
@@ -194,14 +216,16 @@ mod tests {
     #[test]
     fn known_recipes_have_options() {
         for name in Recipe::known() {
-            of_recipe(&Recipe::by_name(name).unwrap().unwrap()).unwrap();
+            let recipe = Recipe::by_name(name).unwrap().unwrap();
+            if !recipe.is_graph() {
+                of_recipe(&recipe).unwrap();
+            }
         }
     }
 
     #[test]
     fn an_unknown_word_names_the_recipes() {
-        let home = Home::under(Path::new("/no/such/place"));
-        let error = find(Path::new("no-such-recipe"), &home, &unwatched).err().unwrap();
+        let error = recipe(Path::new("no-such-recipe")).unwrap_err();
         assert!(error.hint().unwrap().contains("minilm"), "{error}");
     }
 }

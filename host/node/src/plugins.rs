@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// The component that runs BERT-family blocks.
 pub const BLOCK_BERT: &str = "block-bert";
+/// The component that runs a graph in floating point.
+pub const GRAPH_BLOCK: &str = "graph-block";
 /// The arithmetic in plain WebAssembly, to be composed with a block.
 pub const EXACT_REFERENCE: &str = "exact-reference";
 /// The component that judges receipts.

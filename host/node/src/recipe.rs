@@ -8,7 +8,12 @@ use serde::Deserialize;
 use std::path::{Component, Path};
 
 /// The recipes of `models/`: name and text.
-const KNOWN: &[(&str, &str)] = &[("minilm", include_str!("../../../models/minilm.toml"))];
+const KNOWN: &[(&str, &str)] = &[
+    ("minilm", include_str!("../../../models/minilm.toml")),
+    ("magika", include_str!("../../../models/magika.toml")),
+    ("ppocr-direction", include_str!("../../../models/ppocr-direction.toml")),
+    ("ppocr-recogniser", include_str!("../../../models/ppocr-recogniser.toml")),
+];
 /// Largest recipe file.
 const MAX_RECIPE_BYTES: u64 = 64 * 1024;
 /// Largest file a recipe may ask for.
@@ -24,16 +29,16 @@ pub struct Recipe {
     pub name: String,
     /// What its authors call it.
     pub title: String,
-    /// Which importer reads it: `bert`.
+    /// Which importer reads it: `bert`, or `graph` for what is packed as it is, for the float tier.
     pub family: String,
     /// SPDX.
     pub licence: String,
-    /// Longest sequence, special tokens included.
-    pub max_tokens: usize,
+    /// Longest sequence, special tokens included. For `bert`, as the next two.
+    pub max_tokens: Option<u32>,
     /// `mean` or `first`.
-    pub pooling: String,
+    pub pooling: Option<String>,
     /// Whether outputs have length 1.
-    pub normalise: bool,
+    pub normalise: Option<bool>,
     /// Tried in order.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
@@ -142,12 +147,36 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Whether its files are packed as they are, for the float tier.
+    pub fn is_graph(&self) -> bool {
+        self.family == "graph"
+    }
+
+    /// Its graphs, in order.
+    pub fn graphs(&self) -> impl Iterator<Item = &File> {
+        let is_graph = |file: &&File| [".onnx", ".xml"].iter().any(|ending| file.name.ends_with(ending));
+        self.files.iter().filter(is_graph)
+    }
+
     fn check(&self) -> Result<(), String> {
         if !is_name(&self.name) {
             return Err(format!("the name `{}` may have letters, digits, `-`, `_` and `.` only", self.name));
         }
-        if self.family != "bert" {
-            return Err(format!("the family `{}` has no importer here: bert", self.family));
+        let texts = [self.max_tokens.is_some(), self.pooling.is_some(), self.normalise.is_some()];
+        match self.family.as_str() {
+            "bert" if texts.contains(&false) => {
+                return Err("a recipe of the family `bert` has max_tokens, pooling and normalise".to_owned());
+            }
+            "graph" if texts.contains(&true) => {
+                return Err(
+                    "a recipe of the family `graph` has neither max_tokens nor pooling nor normalise".to_owned()
+                );
+            }
+            "graph" if self.graphs().next().is_none() => {
+                return Err("a recipe of the family `graph` needs a .onnx or .xml file".to_owned());
+            }
+            "bert" | "graph" => {}
+            other => return Err(format!("the family `{other}` has no importer here: bert, graph")),
         }
         if self.files.is_empty() || self.files.len() > MAX_ENTRIES || self.sources.len() > MAX_ENTRIES {
             return Err(format!("it needs 1 to {MAX_ENTRIES} files and at most {MAX_ENTRIES} sources"));

@@ -11,6 +11,7 @@
 //! 1. An importer ([`import`]) turns published float weights into a [`model::ImportedModel`].
 //! 2. [`write`] makes a directory of it: `package.toml` ([`manifest`]), `package.sig`
 //!    ([`signature`]), `tokenizer.json`, `weights/*.safetensors` ([`weights`]), `components/*.wasm`.
+//!    A float model ([`graphs`]) is written by [`write_float`], its graphs as they are.
 //! 3. [`component`] makes and composes the components that run the blocks.
 //! 4. [`package`] opens such a directory: digest, signature under a [`trust`] policy, manifest, every
 //!    file, every shape; only then is anything used. Weights are mapped and read in place.
@@ -22,6 +23,7 @@
 pub mod component;
 pub mod error;
 mod files;
+pub mod graphs;
 pub mod home;
 pub mod import;
 pub mod manifest;
@@ -33,8 +35,10 @@ pub mod store;
 pub mod trust;
 pub mod weights;
 pub mod write;
+pub mod write_float;
 
 pub use error::PackageError;
+pub use graphs::{GraphEntry, Tier, Tolerance};
 pub use home::{Home, HomeError};
 pub use manifest::{Block, Manifest, Shard};
 pub use model::{ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PartType};
@@ -44,3 +48,4 @@ pub use signature::{KeyError, load_key, load_or_create_key};
 pub use store::{Store, StoreError, StoredPackage};
 pub use trust::{SignatureState, TrustError, TrustPolicy, Trusted};
 pub use write::{reshard, write_package};
+pub use write_float::{ImportedFloatModel, ImportedGraph, write_float_package};

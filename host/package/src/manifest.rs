@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
     error::{quote, toml_fault},
+    graphs::{GraphEntry, Tolerance},
     names::{MAX_NAME, check_file, check_name, check_text, check_unique},
 };
 
@@ -38,7 +39,7 @@ pub const MAX_WEIGHTS: u64 = 64 << 30;
 pub const MAX_TOKENS: u32 = 1 << 20;
 
 /// The contents of `package.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT`].
@@ -51,12 +52,20 @@ pub struct Manifest {
     pub licence: String,
     /// Where the weights came from.
     pub source: String,
-    /// The most tokens one text may have.
-    pub max_tokens: u32,
-    /// The tokenizer.
-    pub tokenizer: FileEntry,
+    /// The most tokens one text may have. None in a package with graphs, which takes no texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// The tokenizer. None in a package with graphs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<FileEntry>,
+    /// How far machines may differ, in a package with graphs; the default without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
     /// The components that run the blocks.
     pub components: Vec<ComponentEntry>,
+    /// The graphs in floating point, if it is of the float tier.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub graphs: Vec<GraphEntry>,
     /// The blocks in the order in which they run.
     pub blocks: Vec<Block>,
     /// The blocks again, cut into runs that are placed together.
@@ -205,7 +214,10 @@ impl Manifest {
     pub fn files(&self) -> impl Iterator<Item = (&str, Digest, u64)> {
         let components = self.components.iter().map(|c| (c.file.as_str(), c.blake3, c.bytes));
         let weights = self.blocks.iter().filter_map(|b| b.weights.as_ref());
-        std::iter::once(self.tokenizer.parts()).chain(components).chain(weights.map(FileEntry::parts))
+        let graphs = self.graphs.iter().map(GraphEntry::parts);
+        let graph_weights = self.graphs.iter().filter_map(|g| g.weights.as_ref());
+        let others = self.tokenizer.iter().map(FileEntry::parts);
+        others.chain(components).chain(weights.chain(graph_weights).map(FileEntry::parts)).chain(graphs)
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -213,14 +225,15 @@ impl Manifest {
         check_name("family", &self.family)?;
         check_text("the licence", &self.licence, MAX_TEXT)?;
         check_text("the source", &self.source, MAX_TEXT)?;
-        check_range("max_tokens", self.max_tokens as usize, MAX_TOKENS as usize)?;
+        self.max_tokens.map_or(Ok(()), |most| check_range("max_tokens", most as usize, MAX_TOKENS as usize))?;
         check_range("number of components", self.components.len(), MAX_COMPONENTS)?;
         check_range("number of blocks", self.blocks.len(), MAX_COUNT)?;
         check_range("number of shards", self.shards.len(), MAX_COUNT)?;
         self.check_components()?;
         self.check_blocks()?;
         self.check_files()?;
-        self.check_shards()
+        self.check_shards()?;
+        self.check_tier()
     }
 
     fn check_components(&self) -> Result<(), String> {
@@ -252,12 +265,14 @@ impl Manifest {
             }
         }
         check_unique("file", self.files().map(|(file, ..)| file))?;
-        check_length(&self.tokenizer.file, self.tokenizer.bytes, MAX_READ)?;
+        self.tokenizer.iter().try_for_each(|t| check_length(&t.file, t.bytes, MAX_READ))?;
         self.components.iter().try_for_each(|c| check_length(&c.file, c.bytes, MAX_READ))?;
         self.blocks
             .iter()
             .filter_map(|b| b.weights.as_ref())
-            .try_for_each(|w| check_length(&w.file, w.bytes, MAX_WEIGHTS))
+            .chain(self.graphs.iter().filter_map(|g| g.weights.as_ref()))
+            .try_for_each(|w| check_length(&w.file, w.bytes, MAX_WEIGHTS))?;
+        self.graphs.iter().try_for_each(|g| check_length(&g.file, g.bytes, MAX_WEIGHTS))
     }
 
     fn check_shards(&self) -> Result<(), String> {

@@ -25,12 +25,13 @@ use std::{
 
 use memmap2::Mmap;
 use ostrakon_exact::Part;
-use ostrakon_nn::{LayerSource, LayerSourceError, RawLayer};
+use ostrakon_nn::{Encoding, LayerSource, LayerSourceError, RawGraph, RawLayer};
 use ostrakon_protocol::{Context, Digest};
 
 use crate::{
     error::PackageError,
     files,
+    graphs::Tier,
     manifest::{self, Block, FileEntry, Manifest, ManifestFault},
     model::PartType,
     signature::{self, PackageSignature},
@@ -44,7 +45,8 @@ pub struct Package {
     manifest: Manifest,
     digest: Digest,
     signature: SignatureState,
-    tokenizer: Vec<u8>,
+    tokenizer: Option<Vec<u8>>,
+    graphs: HashMap<String, StoredGraph>,
     components: HashMap<String, Vec<u8>>,
     layers: HashMap<String, StoredLayer>,
 }
@@ -55,6 +57,13 @@ struct StoredLayer {
     activation: String,
     map: Arc<Mmap>,
     tensors: Vec<TensorEntry>,
+}
+
+/// A graph: its maps.
+struct StoredGraph {
+    encoding: Encoding,
+    model: Arc<Mmap>,
+    weights: Option<Arc<Mmap>>,
 }
 
 /// What `inspect` shows of one array.
@@ -98,8 +107,8 @@ impl Package {
         let signature = check_signature(directory, &digest, policy)?;
         let manifest = parse_manifest(directory, &bytes)?;
 
-        let entry = &manifest.tokenizer;
-        let tokenizer = read_verified(directory, &entry.file, entry.blake3, entry.bytes)?;
+        let read = |entry: &FileEntry| read_verified(directory, &entry.file, entry.blake3, entry.bytes);
+        let tokenizer = manifest.tokenizer.as_ref().map(read).transpose()?;
         let mut components = HashMap::new();
         for entry in &manifest.components {
             let wasm = read_verified(directory, &entry.file, entry.blake3, entry.bytes)?;
@@ -112,9 +121,16 @@ impl Package {
                 layers.extend(block_layers(block, &entry.file, &map)?);
             }
         }
+        let mut graphs = HashMap::new();
+        for graph in &manifest.graphs {
+            let map = |entry: &FileEntry| map_verified(directory, entry).map(Arc::new);
+            let model = FileEntry { file: graph.file.clone(), blake3: graph.blake3, bytes: graph.bytes };
+            let (model, weights) = (map(&model)?, graph.weights.as_ref().map(map).transpose()?);
+            graphs.insert(graph.name.clone(), StoredGraph { encoding: graph.encoding(), model, weights });
+        }
         let directory = directory.to_owned();
         tracing::debug!(package = %manifest.name, %digest, %signature, "opened a package");
-        Ok(Self { directory, manifest, digest, signature, tokenizer, components, layers })
+        Ok(Self { directory, manifest, digest, signature, tokenizer, graphs, components, layers })
     }
 
     /// Where it was opened.
@@ -142,9 +158,9 @@ impl Package {
         self.components.get(name).map(Vec::as_slice)
     }
 
-    /// `tokenizer.json`.
-    pub fn tokenizer(&self) -> &[u8] {
-        &self.tokenizer
+    /// `tokenizer.json`. None in a package with graphs.
+    pub fn tokenizer(&self) -> Option<&[u8]> {
+        self.tokenizer.as_deref()
     }
 
     /// All arrays, in the order of the manifest.
@@ -173,6 +189,17 @@ impl LayerSource for Package {
         });
         Ok(RawLayer { kind: layer.kind.clone(), activation: layer.activation.clone(), parts: parts.collect() })
     }
+
+    fn graph(&self, name: &str) -> Result<Option<RawGraph>, LayerSourceError> {
+        let whole = |map: &Arc<Mmap>| {
+            Box::new(MappedRange { map: Arc::clone(map), range: 0..map.len() }) as Box<dyn AsRef<[u8]> + Send + Sync>
+        };
+        Ok(self.graphs.get(name).map(|graph| RawGraph {
+            encoding: graph.encoding,
+            model: whole(&graph.model),
+            weights: graph.weights.as_ref().map(whole),
+        }))
+    }
 }
 
 /// What the signature of the package in `directory` says, whatever any policy allows: for `inspect`.
@@ -190,6 +217,14 @@ pub fn signature_state(directory: &Path, policy: &TrustPolicy) -> Result<Signatu
 /// There is no package, or its manifest cannot be read.
 pub fn claimed_digest(directory: &Path) -> Result<Digest, PackageError> {
     Ok(Digest::of(Context::PACKAGE, &read_manifest(directory)?))
+}
+
+/// The tier of the package in `directory` as its manifest has it; nothing else is verified.
+///
+/// # Errors
+/// There is no package, or its manifest is none.
+pub fn claimed_tier(directory: &Path) -> Result<Tier, PackageError> {
+    Ok(claimed_manifest(directory)?.0.tier())
 }
 
 /// Read and validate only the manifest, to list what is there; nothing is verified.

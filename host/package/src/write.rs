@@ -26,6 +26,7 @@ use crate::{
     signature::{self, PackageSignature},
     trust::TrustPolicy,
     weights,
+    write_float::GRAPHS,
 };
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -75,7 +76,7 @@ pub fn reshard(package: &Package, shards: usize, out: &Path, signer: &SigningKey
 }
 
 /// Let `write` fill a temporary directory, verify what it wrote, and give it the name `out`.
-fn write_directory(
+pub(crate) fn write_directory(
     out: &Path,
     signer: &SigningKey,
     write: impl FnOnce(&Path) -> Result<Digest, PackageError>,
@@ -150,16 +151,18 @@ fn write_files(
         family: model.family.clone(),
         licence: model.licence.clone(),
         source: model.source.clone(),
-        max_tokens: model.max_tokens,
-        tokenizer,
+        max_tokens: Some(model.max_tokens),
+        tokenizer: Some(tokenizer),
+        tolerance: None,
         components: entries,
+        graphs: Vec::new(),
         blocks,
         shards,
     };
     write_manifest(&manifest, directory, signer)
 }
 
-fn make_directories(directory: &Path) -> Result<(), PackageError> {
+pub(crate) fn make_directories(directory: &Path) -> Result<(), PackageError> {
     [WEIGHTS, COMPONENTS].into_iter().try_for_each(|sub| {
         let sub = directory.join(sub);
         fs::create_dir(&sub).map_err(PackageError::io(&sub, "make the directory"))
@@ -167,7 +170,11 @@ fn make_directories(directory: &Path) -> Result<(), PackageError> {
 }
 
 /// Write the manifest and its signature.
-fn write_manifest(manifest: &Manifest, directory: &Path, signer: &SigningKey) -> Result<Digest, PackageError> {
+pub(crate) fn write_manifest(
+    manifest: &Manifest,
+    directory: &Path,
+    signer: &SigningKey,
+) -> Result<Digest, PackageError> {
     let text = manifest.to_text().map_err(PackageError::Model)?;
     write_file(directory, manifest::FILE, text.as_bytes())?;
     let digest = Digest::of(Context::PACKAGE, text.as_bytes());
@@ -209,7 +216,7 @@ fn write_block(block: &ImportedBlock, directory: &Path) -> Result<Block, Package
     })
 }
 
-fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, PackageError> {
+pub(crate) fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<FileEntry, PackageError> {
     let path = directory.join(name);
     fs::write(&path, bytes).map_err(PackageError::io(&path, "write the file"))?;
     Ok(FileEntry { file: name.to_owned(), blake3: Digest::of_content(bytes), bytes: bytes.len() as u64 })
@@ -257,11 +264,11 @@ fn check_replaceable(out: &Path) -> Result<(), PackageError> {
     }
 }
 
-/// Everything in a package's directory and its folders but the two folders of a package. Stops early:
+/// Everything in a package's directory and its folders but the folders of a package. Stops early:
 /// one file too many is enough to know.
 fn files_below(out: &Path) -> Result<Vec<PathBuf>, PackageError> {
     let mut found = Vec::new();
-    for folder in ["", WEIGHTS, COMPONENTS] {
+    for folder in ["", WEIGHTS, COMPONENTS, GRAPHS] {
         let directory = out.join(folder);
         if !fs::symlink_metadata(&directory).is_ok_and(|seen| seen.is_dir()) {
             continue;
@@ -269,7 +276,7 @@ fn files_below(out: &Path) -> Result<Vec<PathBuf>, PackageError> {
         for entry in fs::read_dir(&directory).map_err(PackageError::io(&directory, "list the directory"))? {
             let entry = entry.map_err(PackageError::io(&directory, "list the directory"))?;
             let name = Path::new(folder).join(entry.file_name());
-            let folder_of_ours = [WEIGHTS, COMPONENTS].iter().any(|ours| name == **ours)
+            let folder_of_ours = [WEIGHTS, COMPONENTS, GRAPHS].iter().any(|ours| name == **ours)
                 && entry.file_type().is_ok_and(|kind| kind.is_dir());
             if !folder_of_ours {
                 found.push(name);

@@ -19,11 +19,11 @@ fn what_goes_in_comes_out() {
     assert_eq!(package.digest(), sample.digest);
     let by_you = SignatureState::VerifiedBy { key: key().public(), name: "you".into() };
     assert_eq!(package.signature_state(), &by_you);
-    assert_eq!(package.tokenizer(), model.tokenizer);
+    assert_eq!(package.tokenizer(), Some(model.tokenizer.as_slice()));
     assert_eq!(package.component("block-bert"), Some(components()[0].wasm.as_slice()));
     assert_eq!(package.component("other"), None);
     let manifest = package.manifest();
-    assert_eq!((manifest.name.as_str(), manifest.max_tokens, manifest.blocks.len()), ("tiny", 5, 8));
+    assert_eq!((manifest.name.as_str(), manifest.max_tokens, manifest.blocks.len()), ("tiny", Some(5), 8));
     assert_eq!(manifest.block("blocks.3").unwrap().setting("heads"), Some("2"));
 
     let mut arrays = 0;

@@ -58,13 +58,32 @@ fn write_package(out: &mut dyn Write, style: Style, report: &PackageReport) -> i
     writeln!(out, "  {} {}", entry("path"), report.path)?;
     writeln!(out, "  {} {}, {}", entry("family"), report.family, report.licence)?;
     writeln!(out, "  {} {}", entry("source"), report.source)?;
-    writeln!(out, "  {} {}", entry("max tokens"), report.max_tokens)?;
+    if let Some(max_tokens) = report.max_tokens {
+        writeln!(out, "  {} {max_tokens}", entry("max tokens"))?;
+    }
+    if let Some(tolerance) = report.tolerance {
+        let (absolute, relative) = (tolerance.absolute, tolerance.relative);
+        writeln!(out, "  {} float: machines may differ by {absolute} + {relative} x the number", entry("tier"))?;
+    }
     write_limits(out, style, report.limits)?;
     for component in &report.components {
         write_component(out, style, component, "  ")?;
     }
     for shard in &report.shards {
         writeln!(out, "  {} {}", entry(&shard.name), shard.blocks.join(", "))?;
+    }
+    for graph in &report.graphs {
+        writeln!(
+            out,
+            "{}  {}",
+            style.strong(&graph.name),
+            style.faint(&format!("{} {}", graph.encoding, size(graph.bytes)))
+        )?;
+        for (what, ports) in [("input", &graph.inputs), ("output", &graph.outputs)] {
+            for port in ports {
+                writeln!(out, "  {} {}", entry(what), plain(&port.text))?;
+            }
+        }
     }
     for block in &report.blocks {
         let settings: Vec<String> = block.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();

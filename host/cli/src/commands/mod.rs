@@ -9,6 +9,7 @@ mod pack;
 mod plugin;
 mod rerun;
 mod run;
+mod run_tensors;
 mod trace;
 mod transcript;
 mod trust;

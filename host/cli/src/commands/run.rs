@@ -1,14 +1,16 @@
 //! `ostrakon run`.
 
 use super::answer::{Document, ms};
-use super::{grouped, home, policy, write_json};
+use super::{grouped, home, policy, run_tensors, write_json};
 use crate::args::{BackendArg, EngineArg, RunArgs};
 use crate::input::{self, Input};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
 use crate::table;
-use ostrakon_node::{Answer, Arithmetic, Compiler, Model, RunOptions, load_or_create_key, receipt, simd_level, store};
+use ostrakon_node::{
+    Answer, Arithmetic, Compiler, Model, RunOptions, Tier, float, load_or_create_key, receipt, simd_level, store,
+};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,6 +20,10 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     let home = home()?;
     // A package that is not there is said before anyone types texts.
     let directory = store::locate(&home, &args.package)?;
+    if float::tier(&directory)? == Tier::Float {
+        return run_tensors::run(args, json, start, &directory);
+    }
+    run_tensors::expect_none(&args)?;
     let options = options(&args)?;
     let policy = policy(&home, &args.trust)?;
     let key = args.receipt.is_some().then(|| load_or_create_key(&home)).transpose()?;
@@ -49,7 +55,7 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     show(&model, &input, &answer, &times, args.receipt.as_deref())
 }
 
-fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
+pub(super) fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
     let simd = args.simd.as_deref().map(simd_level).transpose()?;
     Ok(RunOptions {
         arithmetic: match args.backend {

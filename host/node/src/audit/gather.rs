@@ -136,7 +136,9 @@ impl Gathering<'_> {
                 (Some(x), Some((_, lengths))) => Ok((x, lengths.clone())),
                 (None, Some((ids, lengths))) if index == 0 => Ok((ids.clone(), lengths.clone())),
                 _ => match &evidence {
-                    Some(evidence) => evidence.inputs(step, place.batch, self.model.manifest().max_tokens),
+                    Some(evidence) => {
+                        evidence.inputs(step, place.batch, self.model.manifest().max_tokens.unwrap_or_default())
+                    }
                     None if place.inputs.is_none() => Err("its input cannot be made: the request is not known".into()),
                     None => Err("its input is not known: a block before it could not be run here".into()),
                 },
