@@ -213,9 +213,9 @@ impl Model {
     }
 }
 
-/// The best backend of this machine.
+/// This machine's CPU.
 pub(crate) fn best(executor: &Arc<Executor>) -> Result<ProvenBackend, BackendError> {
-    ProvenBackend::choose("auto", executor)
+    ProvenBackend::start("cpu", executor, None)
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
