@@ -11,6 +11,7 @@
 //! The steps run side by side because together they are what a person waits for at the start.
 
 use crate::NodeError;
+use crate::native;
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
@@ -105,7 +106,7 @@ impl Model {
     /// # Errors
     /// When the package is refused, or anything it needs does not start.
     pub fn load(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
-        Self::load_on(directory, policy, home, options, best)
+        Self::load_on(directory, policy, home, options, |executor| native::start(options.arithmetic, executor, home))
     }
 
     /// Likewise, with the integer products done by what `backend` makes.
@@ -142,7 +143,7 @@ impl Model {
             let (host, arithmetic) = joined(arithmetic);
             let (executor, backend) = host?;
             let backend_name = match options.arithmetic {
-                Arithmetic::Cpu => backend.name(),
+                Arithmetic::Native(_) => backend.name(),
                 Arithmetic::Reference => "reference",
             };
             let host = Host::new(executor, backend, Arc::clone(&package) as _);
@@ -207,15 +208,15 @@ impl Model {
         Arc::clone(&self.bench.host)
     }
 
+    /// What computes: the name of the backend, or `reference`.
+    pub const fn backend(&self) -> &'static str {
+        self.backend
+    }
+
     /// Where the time of loading went.
     pub const fn load_times(&self) -> LoadTimes {
         self.load
     }
-}
-
-/// This machine's CPU.
-pub(crate) fn best(executor: &Arc<Executor>) -> Result<ProvenBackend, BackendError> {
-    ProvenBackend::start("cpu", executor, None)
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -263,7 +264,7 @@ fn admit(package: &Package, home: &Home, options: &RunOptions) -> Result<(Digest
     let runtime = runtime(home, options)?;
     let mut profile = Digest::from_bytes(*runtime.profile().digest().as_bytes());
     let reference = match options.arithmetic {
-        Arithmetic::Cpu => None,
+        Arithmetic::Native(_) => None,
         Arithmetic::Reference => Some(Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?),
     };
     if let Some(reference) = &reference {

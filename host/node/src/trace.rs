@@ -9,7 +9,8 @@
 //!    them go the block's input and the operands, each once (see [`ostrakon_protocol::trace_file`]).
 
 use crate::error::{NodeError, file_error};
-use crate::load::{Model, best};
+use crate::load::Model;
+use crate::native;
 use crate::options::RunOptions;
 use crate::progress::{Event, Watcher};
 use crate::receipt::{element_code, tensor_digest};
@@ -75,7 +76,8 @@ pub fn write(
     watch(Event::Step("opening the package".into()));
     let recorder = Arc::new(Recorder::default());
     let observer = Arc::clone(&recorder) as Arc<dyn Observer>;
-    let mut model = Model::load_observed(directory, policy, home, options, best, Some(observer))?;
+    let backend = |executor: &_| native::start(options.arithmetic, executor, home);
+    let mut model = Model::load_observed(directory, policy, home, options, backend, Some(observer))?;
     if model.digest() != receipt.package {
         return Err(NodeError::Setting(format!(
             "the receipt is of the package {}, this is {}",

@@ -8,7 +8,9 @@ use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
 use crate::table;
-use ostrakon_node::{Answer, Arithmetic, Compiler, Model, RunOptions, load_or_create_key, receipt, simd_level, store};
+use ostrakon_node::{
+    Answer, Arithmetic, Compiler, Model, Native, RunOptions, load_or_create_key, receipt, simd_level, store,
+};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -53,7 +55,9 @@ fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
     let simd = args.simd.as_deref().map(simd_level).transpose()?;
     Ok(RunOptions {
         arithmetic: match args.backend {
-            BackendArg::Cpu => Arithmetic::Cpu,
+            BackendArg::Auto => Arithmetic::Native(Native::Auto),
+            BackendArg::Cpu => Arithmetic::Native(Native::Cpu),
+            BackendArg::Openvino => Arithmetic::Native(Native::OpenVino),
             BackendArg::Reference => Arithmetic::Reference,
         },
         compiler: match args.engine {
