@@ -1,11 +1,11 @@
 //! Times embeddings inside this process for `make bench`.
 //!
-//! `embed-peer PACKAGE THREADS` reads one JSON request a line, `{"ids": [[..], ..], "runs": n, "via":
+//! `embed-peer PACKAGE THREADS [auto|cpu|openvino]` reads one JSON request a line, `{"ids": [[..], ..], "runs": n, "via":
 //! "component" | "native"}`, and answers `{"ms": [..], "embeddings": [[..], ..]}`. The clock runs from
 //! token ids in to embeddings out.
 
 use ostrakon_nn::Tensor;
-use ostrakon_node::{Home, Model, RunOptions, TrustPolicy};
+use ostrakon_node::{Arithmetic, Home, Model, Native, RunOptions, TrustPolicy};
 use ostrakon_tests::native::NativeBert;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -37,7 +37,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let package = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?;
     let threads = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?.parse()?;
-    let options = RunOptions { threads: Some(threads), ..RunOptions::default() };
+    let native = match args.next().as_deref() {
+        None | Some("cpu") => Native::Cpu,
+        Some("auto") => Native::Auto,
+        Some("openvino") => Native::OpenVino,
+        Some(other) => return Err(format!("{other:?} is not auto, cpu or openvino").into()),
+    };
+    let arithmetic = Arithmetic::Native(native);
+    let options = RunOptions { threads: Some(threads), arithmetic, ..RunOptions::default() };
     let home = Home::from_env()?;
     let policy = TrustPolicy { allow_unsigned: true, allow_unknown: true, ..TrustPolicy::default() };
     let mut model = Model::load(Path::new(&package), &policy, &home, &options)?;

@@ -2,6 +2,7 @@
 //! here downloads or packs.
 
 use ostrakon_node::{Home, Model, RunOptions, TrustPolicy};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The directory of the packed model with this many shards.
@@ -27,6 +28,22 @@ pub fn load(package: &Path, options: &RunOptions) -> Model {
     match Model::load(package, &policy, &home(), options) {
         Ok(model) => model,
         Err(error) => panic!("{}: {error:?}", package.display()),
+    }
+}
+
+/// Whether OpenVINO is here to be tested. Where it is not, that is said, whatever becomes of the test's output.
+///
+/// # Panics
+/// When the environment says that it must be here.
+#[allow(clippy::panic)]
+pub fn openvino() -> bool {
+    match ostrakon_nn::openvino::locate(Some(&home().openvino())) {
+        Ok(_) => true,
+        Err(error) if std::env::var_os("OSTRAKON_REQUIRE_OPENVINO").is_some() => panic!("{error}"),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "NOT TESTED: {error}");
+            false
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! How close the exact embeddings are to the float model, and to human judgement.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
 
-use ostrakon_node::{Model, RunOptions};
-use ostrakon_tests::packed::{data, load, minilm};
+use ostrakon_node::{Arithmetic, Model, Native, RunOptions};
+use ostrakon_tests::packed::{data, load, minilm, openvino};
 use serde_json::Value;
 
 const GOLDEN: &str = include_str!("../data/golden-quality.txt");
@@ -63,6 +63,17 @@ fn embeddings_are_close_to_the_float_model() {
     assert!(mean >= 0.9995, "mean {mean}");
     assert!(least >= 0.998, "least {least}");
     assert_eq!(answer.digest.to_string(), GOLDEN.trim(), "the bytes of the quality set are committed");
+}
+
+#[test]
+fn openvino_gives_the_bytes_of_the_quality_set() {
+    if !openvino() {
+        return;
+    }
+    let texts: Vec<String> = reference().into_iter().map(|(text, _, _)| text).collect();
+    let options = RunOptions { arithmetic: Arithmetic::Native(Native::OpenVino), ..RunOptions::default() };
+    let answer = load(&minilm(1), &options).run(&texts, None, &|_| {}).unwrap();
+    assert_eq!(answer.digest.to_string(), GOLDEN.trim());
 }
 
 #[test]

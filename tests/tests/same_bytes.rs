@@ -4,9 +4,9 @@
 
 use ostrakon_exact::simd::Level;
 use ostrakon_nn::Tensor;
-use ostrakon_node::{Answer, Arithmetic, Compiler, Model, RunOptions};
+use ostrakon_node::{Answer, Arithmetic, Compiler, Model, Native, RunOptions};
 use ostrakon_tests::native::NativeBert;
-use ostrakon_tests::packed::{load, minilm};
+use ostrakon_tests::packed::{load, minilm, openvino};
 use std::path::Path;
 
 /// Committed on purpose: another digest is another arithmetic, and every node would have to change.
@@ -74,6 +74,24 @@ fn a_text_does_not_see_its_neighbours() {
     backwards.reverse();
     let reversed = run(&mut model, &backwards, Some(2));
     assert!(reversed.outputs.iter().rev().map(|o| o.digest).eq(together.outputs.iter().map(|o| o.digest)));
+}
+
+#[test]
+fn openvino_gives_the_same_digest() {
+    if !openvino() {
+        return;
+    }
+    for threads in [1, 2] {
+        let arithmetic = Arithmetic::Native(Native::OpenVino);
+        let options = RunOptions { arithmetic, threads: Some(threads), ..RunOptions::default() };
+        let mut model = load(&minilm(2), &options);
+        assert_eq!(model.backend(), "openvino");
+        for batch in [Some(1), Some(4), None] {
+            let digest = run(&mut model, &FEW, batch).digest.to_string();
+            assert_eq!(digest, GOLDEN_FEW.trim(), "{threads} threads, batches of {batch:?}");
+        }
+        assert_eq!(run(&mut model, &ONE, None).digest.to_string(), GOLDEN_ONE.trim());
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
 
-    /// What does the arithmetic: this machine's CPU, or the reference component in plain WebAssembly (slow)
+    /// What does the arithmetic; all give the same bytes, and the reference in plain WebAssembly is slow
     #[arg(long, value_enum, default_value_t)]
     pub(crate) backend: BackendArg,
 
@@ -389,9 +389,13 @@ pub(crate) struct PluginsArg {
 /// `--backend`.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(crate) enum BackendArg {
-    /// Native arithmetic
+    /// The fastest native one that is exact here, measured once and remembered
     #[default]
+    Auto,
+    /// This machine's CPU
     Cpu,
+    /// OpenVINO; an error where it is missing
+    Openvino,
     /// Plain WebAssembly
     Reference,
 }

@@ -97,7 +97,8 @@ fn looking_creates_nothing_but_a_cache() {
     assert_eq!(status, 0);
     assert_eq!(document["ok"], true, "{document}");
     let names: Vec<&str> = document["checks"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
-    for name in ["simd", "threads", "backend", "engine", "openvino", "cuda", "packages", "key", "trust", "plugins"] {
+    for name in ["simd", "threads", "cpu", "openvino", "auto", "engine", "cuda", "packages", "key", "trust", "plugins"]
+    {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     let (_, trust) = machine.json(&["trust", "list"]);

@@ -43,13 +43,18 @@
 
 pub mod audit;
 pub mod cpu;
+mod measure;
+#[cfg(feature = "openvino")]
+pub mod openvino;
 pub mod record;
 
 use crate::{CpuBackend, NnError};
 use ostrakon_exact::Linear;
 use ostrakon_exact::simd::{AttentionProducts, Executor, Product, ProductError, SelfTestError, self_test};
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Computes integer products. The module says what it gets and what it must guarantee.
 pub trait Backend: Send + Sync {
@@ -63,6 +68,11 @@ pub trait Backend: Send + Sync {
     /// [`NnError::Runtime`] or [`NnError::Timeout`] when the machinery fails.
     fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError>;
 
+    /// How it computes on this machine and what it may not use here: for a report to the operator.
+    fn detail(&self) -> String {
+        String::new()
+    }
+
     /// Who computes the integer products of attention, if it is not to be the executor.
     fn attention(&self) -> Option<&dyn AttentionProducts> {
         None
@@ -73,14 +83,13 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// The first wrong element, or what kept the backend from answering.
     fn prove(&self) -> Result<(), BackendError> {
-        let product_of = |layer: &Arc<Linear>| -> Box<dyn Product> {
-            self.prepare(SELF_TEST, layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
-        };
-        self_test(&product_of).map_err(|error| match error {
-            SelfTestError::Wrong { .. } => BackendError::NotExact { backend: self.name(), reason: error.to_string() },
-            other => BackendError::Unavailable { backend: self.name(), reason: other.to_string() },
-        })
+        self_test(&product_of(self)).map_err(|error| BackendError::of_self_test(self.name(), &error))
     }
+}
+
+/// How `backend` makes the products of a self-test.
+fn product_of<B: Backend + ?Sized>(backend: &B) -> impl Fn(&Arc<Linear>) -> Box<dyn Product> {
+    move |layer| backend.prepare(SELF_TEST, layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
 }
 
 /// Stands in for a product that could not be prepared, so that the self-test reports why.
@@ -106,40 +115,45 @@ impl ProvenBackend {
         Ok(Self(Arc::new(backend)))
     }
 
-    /// The backend called `name`, or for `auto` the first of [`NAMES`] that can be used.
+    /// The backend called `name`, for layers that `executor` will run. `openvino` is where `make setup` puts
+    /// releases of OpenVINO.
     ///
     /// # Errors
-    /// No backend of that name, or why it cannot be used here.
-    pub fn choose(name: &str, executor: &Arc<Executor>) -> Result<Self, BackendError> {
-        if name != AUTO {
-            return Self::start(name, executor);
+    /// No backend of that name in this build, or why it cannot be used here.
+    pub fn start(name: &str, executor: &Arc<Executor>, openvino: Option<&Path>) -> Result<Self, BackendError> {
+        match name {
+            cpu::NAME => Self::new(CpuBackend::new(Arc::clone(executor))),
+            #[cfg(feature = "openvino")]
+            openvino::NAME => openvino::OpenVinoBackend::start(openvino, executor.threads()),
+            other => Err(BackendError::unknown(other)),
         }
-        let mut refused = BackendError::unknown(name);
-        for name in NAMES {
-            match Self::start(name, executor) {
-                Ok(backend) => return Ok(backend),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
     }
 
     /// Every backend this build knows, started and proved, or why it cannot be used: for a report to the
     /// operator.
-    pub fn survey(executor: &Arc<Executor>) -> Vec<(&'static str, Result<Self, BackendError>)> {
-        NAMES.iter().map(|&name| (name, Self::start(name, executor))).collect()
+    pub fn survey(
+        executor: &Arc<Executor>,
+        openvino: Option<&Path>,
+    ) -> Vec<(&'static str, Result<Self, BackendError>)> {
+        NAMES.iter().map(|&name| (name, Self::start(name, executor, openvino))).collect()
     }
 
-    fn start(name: &str, executor: &Arc<Executor>) -> Result<Self, BackendError> {
-        match name {
-            cpu::NAME => Self::new(CpuBackend::new(Arc::clone(executor))),
-            other => Err(BackendError::unknown(other)),
-        }
+    /// How long two layers of a usual size take, 128 rows between widths 384 and 1536, after a first time.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    pub fn measure(&self, executor: &Executor) -> Result<Duration, NnError> {
+        measure::measure(self, executor)
     }
 
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.0.name()
+    }
+
+    /// How it computes here.
+    pub fn detail(&self) -> String {
+        self.0.detail()
     }
 
     pub(crate) fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
@@ -160,17 +174,18 @@ impl fmt::Debug for ProvenBackend {
 /// What layers of a self-test are called; no layer of a package has such a name.
 pub const SELF_TEST: &str = "self-test layer";
 
-/// The name that leaves the choice to the host.
-pub const AUTO: &str = "auto";
-
-/// Every backend of this build, in the order in which `auto` tries them.
-pub const NAMES: &[&str] = &[cpu::NAME];
+/// Every backend of this build.
+pub const NAMES: &[&str] = &[
+    cpu::NAME,
+    #[cfg(feature = "openvino")]
+    openvino::NAME,
+];
 
 /// Why a backend cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
     /// This build has no such backend.
-    #[error("there is no backend called `{name}`: choose {known}")]
+    #[error("this build has no backend called `{name}`: choose {known}")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -197,6 +212,14 @@ pub enum BackendError {
 
 impl BackendError {
     fn unknown(name: &str) -> Self {
-        Self::Unknown { name: name.to_owned(), known: format!("{AUTO}, {}", NAMES.join(", ")) }
+        Self::Unknown { name: name.to_owned(), known: NAMES.join(", ") }
+    }
+
+    fn of_self_test(backend: &'static str, error: &SelfTestError) -> Self {
+        let reason = error.to_string();
+        match error {
+            SelfTestError::Wrong { .. } => Self::NotExact { backend, reason },
+            _ => Self::Unavailable { backend, reason },
+        }
     }
 }

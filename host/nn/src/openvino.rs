@@ -15,7 +15,7 @@
 
 mod library;
 
-pub use library::{places, release};
+pub use library::release;
 
 use openvino::{CompiledModel, Core, DeviceType, ElementType, PropertyKey, RwPropertyKey, Shape, Tensor};
 use std::borrow::Cow;
@@ -99,7 +99,7 @@ impl OpenVino {
         if let Some(known) = loaded.as_ref() {
             return known.clone();
         }
-        let library = library::find(&places(installed)?)?;
+        let library = locate(installed)?;
         let started = Self::start(&library).map(|started| &*Box::leak(Box::new(started)));
         loaded.insert(started).clone()
     }
@@ -189,6 +189,14 @@ impl Settings {
             (RwPropertyKey::EnableProfiling, "NO".into()),
         ]
     }
+}
+
+/// The C library that [`OpenVino::load`] would load.
+///
+/// # Errors
+/// There is none.
+pub fn locate(installed: Option<&Path>) -> Result<PathBuf, OpenVinoError> {
+    library::find(&library::places(installed)?)
 }
 
 /// A tensor with these bytes.

@@ -4,15 +4,17 @@
 //! to do. Nothing is created, nothing is downloaded.
 
 use crate::load;
+use crate::native;
 use crate::options::RunOptions;
 use crate::plugins::{BLOCK_BERT, EXACT_REFERENCE, Plugins};
 use crate::store;
-use ostrakon_exact::simd::Level;
+use ostrakon_exact::simd::{Executor, Level};
 #[cfg(feature = "openvino")]
 use ostrakon_nn::openvino::{HOW_TO_GET, OpenVino, OpenVinoError};
 use ostrakon_package::{Home, TrustPolicy, load_key};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -56,19 +58,18 @@ impl Check {
 /// Look at everything.
 pub fn examine(home: &Home, plugins: Option<&Path>) -> Vec<Check> {
     let options = RunOptions::default();
-    vec![
-        simd(),
-        Check::good("threads", options.thread_count().to_string()),
-        arithmetic(&options),
+    let mut checks = vec![simd(), Check::good("threads", options.thread_count().to_string())];
+    checks.extend(backends(home, &options));
+    checks.extend([
         engine(home, &options),
-        openvino(home),
         cuda(),
         directories(home),
         packages(home),
         key(home),
         trust(home),
         plugins_built(plugins),
-    ]
+    ]);
+    checks
 }
 
 fn simd() -> Check {
@@ -82,15 +83,57 @@ fn simd() -> Check {
     }
 }
 
-fn arithmetic(options: &RunOptions) -> Check {
-    match load::start_arithmetic(options, load::best) {
-        Ok((_, backend)) => Check::good("backend", format!("{} passed its self-test", backend.name())),
+/// Each backend with how it computes here, then what `auto` makes of them.
+fn backends(home: &Home, options: &RunOptions) -> Vec<Check> {
+    let level = Level::detect();
+    let executor = match Executor::new(level, options.thread_count()) {
+        Ok(executor) => Arc::new(executor),
+        Err(error) => return vec![Check::bad("cpu", error.to_string(), "report this with the system's name")],
+    };
+    let mut checks = vec![cpu(&executor, home), openvino(&executor, home)];
+    checks.push(match native::remembered(&executor, home) {
+        None => Check::absent("auto", "not measured yet", "the first `ostrakon run` measures, once"),
+        Some((name, times)) => {
+            let times: Vec<String> = times.iter().map(|(name, ms)| format!("{name} {ms:.2} ms")).collect();
+            let why = if times.is_empty() { "nothing else is here".to_owned() } else { times.join(", ") };
+            Check::good("auto", format!("uses {name} ({why})"))
+        }
+    });
+    checks
+}
+
+fn cpu(executor: &Arc<Executor>, home: &Home) -> Check {
+    match native::named("cpu", executor, home) {
+        Ok(backend) => Check::good("cpu", format!("exact: {}", backend.detail())),
         Err(error) => Check::bad(
-            "backend",
+            "cpu",
             error.to_string(),
             "do not trust this machine's arithmetic; `--backend reference` runs without it",
         ),
     }
+}
+
+#[cfg(feature = "openvino")]
+fn openvino(executor: &Arc<Executor>, home: &Home) -> Check {
+    let found = match OpenVino::load(Some(&home.openvino())) {
+        Ok(found) => found,
+        Err(OpenVinoError::NotFound { searched }) => {
+            return Check::absent("openvino", format!("no openvino_c library in {searched}"), HOW_TO_GET);
+        }
+        Err(error) => return Check::bad("openvino", error.to_string(), HOW_TO_GET),
+    };
+    let directory = found.directory().display();
+    match native::named("openvino", executor, home) {
+        Ok(backend) => Check::good("openvino", format!("exact: {}; in {directory}", backend.detail())),
+        Err(error) => {
+            Check::bad("openvino", format!("{error}; in {directory}"), "it is not used; --backend cpu is exact")
+        }
+    }
+}
+
+#[cfg(not(feature = "openvino"))]
+fn openvino(_: &Arc<Executor>, _: &Home) -> Check {
+    Check::absent("openvino", "this build cannot use it", "build with the cargo feature `openvino`")
 }
 
 fn engine(home: &Home, options: &RunOptions) -> Check {
@@ -129,25 +172,6 @@ fn library(names: &[&str]) -> Option<PathBuf> {
 /// What is said of hardware that the system has and this build cannot use.
 fn unused(backend: &str) -> String {
     format!("this build has no {backend} backend; the CPU backend gives the same bytes")
-}
-
-#[cfg(feature = "openvino")]
-fn openvino(home: &Home) -> Check {
-    match OpenVino::load(Some(&home.openvino())) {
-        Ok(found) => Check::good(
-            "openvino",
-            format!("{}, {}, in {}", found.version(), found.device(), found.directory().display()),
-        ),
-        Err(OpenVinoError::NotFound { searched }) => {
-            Check::absent("openvino", format!("no openvino_c library in {searched}"), HOW_TO_GET)
-        }
-        Err(error) => Check::bad("openvino", error.to_string(), HOW_TO_GET),
-    }
-}
-
-#[cfg(not(feature = "openvino"))]
-fn openvino(_: &Home) -> Check {
-    Check::absent("openvino", "this build cannot use it", "build with the cargo feature `openvino`")
 }
 
 fn cuda() -> Check {

@@ -10,7 +10,8 @@
 //! Nothing here is the same to the bit on another machine: OpenVINO adds floats in an order of its own.
 
 use crate::error::NodeError;
-use crate::load::{Plugged, admit, best, start_arithmetic};
+use crate::load::{Plugged, admit, start_arithmetic};
+use crate::native;
 use crate::options::{Arithmetic, RunOptions};
 use crate::receipt::tensor_digest;
 use ostrakon_engine::{Limits, World};
@@ -102,7 +103,7 @@ impl FloatModel {
             return Err(NodeError::Setting(text.to_owned()));
         }
         let (profile, plugins) = admit(&package, home, options, World::GraphBlock)?;
-        let (executor, backend) = start_arithmetic(options, best)?;
+        let (executor, backend) = start_arithmetic(options, |executor| native::named("cpu", executor, home))?;
         let host = Host::new(executor, backend, Arc::clone(&package) as _).with_openvino(home.openvino());
         for entry in &package.manifest().graphs {
             let failed = |reason: String| NodeError::Graph { name: entry.name.clone(), reason };

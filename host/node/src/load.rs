@@ -12,6 +12,7 @@
 
 use crate::NodeError;
 use crate::float::expect_tier;
+use crate::native;
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
@@ -106,7 +107,7 @@ impl Model {
     /// # Errors
     /// When the package is refused, or anything it needs does not start.
     pub fn load(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
-        Self::load_on(directory, policy, home, options, best)
+        Self::load_on(directory, policy, home, options, |executor| native::start(options.arithmetic, executor, home))
     }
 
     /// Likewise, with the integer products done by what `backend` makes.
@@ -144,7 +145,7 @@ impl Model {
             let (host, arithmetic) = joined(arithmetic);
             let (executor, backend) = host?;
             let backend_name = match options.arithmetic {
-                Arithmetic::Cpu => backend.name(),
+                Arithmetic::Native(_) => backend.name(),
                 Arithmetic::Reference => "reference",
             };
             let host = Host::new(executor, backend, Arc::clone(&package) as _);
@@ -229,15 +230,15 @@ impl Model {
         Arc::clone(&self.bench.host)
     }
 
+    /// What computes: the name of the backend, or `reference`.
+    pub const fn backend(&self) -> &'static str {
+        self.backend
+    }
+
     /// Where the time of loading went.
     pub const fn load_times(&self) -> LoadTimes {
         self.load
     }
-}
-
-/// The best backend of this machine.
-pub(crate) fn best(executor: &Arc<Executor>) -> Result<ProvenBackend, BackendError> {
-    ProvenBackend::choose("auto", executor)
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -293,7 +294,7 @@ pub(crate) fn admit(
     let runtime = runtime(home, options)?;
     let mut profile = Digest::from_bytes(*runtime.profile().digest().as_bytes());
     let reference = match options.arithmetic {
-        Arithmetic::Cpu => None,
+        Arithmetic::Native(_) => None,
         Arithmetic::Reference => Some(Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?),
     };
     if let Some(reference) = &reference {

@@ -7,13 +7,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What does the arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Native code on this machine's CPU.
-    #[default]
-    Cpu,
+    /// Native code, with the integer products by this backend.
+    Native(Native),
     /// The reference in plain WebAssembly, composed with the package's blocks.
     Reference,
+}
+
+impl Default for Arithmetic {
+    fn default() -> Self {
+        Self::Native(Native::default())
+    }
+}
+
+/// A native backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Native {
+    /// The fastest one that is exact on this machine, measured once.
+    Auto,
+    /// This machine's CPU.
+    #[default]
+    Cpu,
+    /// OpenVINO, or an error.
+    OpenVino,
 }
 
 /// The choices of a run.
@@ -38,7 +55,7 @@ impl Default for RunOptions {
         // A person waits here and can stop a run by hand; the interpreter may need long.
         let limits = Limits { wall_time: Duration::from_secs(24 * 3600), ..Limits::default() };
         Self {
-            arithmetic: Arithmetic::Cpu,
+            arithmetic: Arithmetic::default(),
             compiler: Compiler::Cranelift,
             threads: None,
             simd: None,

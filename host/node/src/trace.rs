@@ -9,7 +9,7 @@
 //!    them go the block's input and the operands, each once (see [`ostrakon_protocol::trace_file`]).
 
 use crate::error::NodeError;
-use crate::load::best;
+use crate::native;
 use crate::private_file::PrivateFile;
 use crate::progress::{Event, Watcher};
 use crate::receipt::{element_code, tensor_digest};
@@ -55,7 +55,9 @@ pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<
     rerun.expect_own(node, &step.block)?;
     watch(Event::Step("opening the package".into()));
     let recorder = Arc::new(Recorder::default());
-    let mut model = rerun.load(best, Some(Arc::clone(&recorder) as Arc<dyn Observer>))?;
+    let observer = Arc::clone(&recorder) as Arc<dyn Observer>;
+    let backend = |executor: &_| native::start(rerun.options.arithmetic, executor, &rerun.home);
+    let mut model = rerun.load(backend, Some(observer))?;
     watch(Event::Step(format!("running up to {}", step.block)));
     let start = Start::of(&model, receipt, texts, batch)?;
     let input = match replay::run(&mut model, claimed, &start, index)? {

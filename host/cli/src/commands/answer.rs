@@ -12,6 +12,8 @@ pub(super) struct Document<'a> {
     model: &'a str,
     package: String,
     profile: String,
+    /// What computed.
+    backend: &'static str,
     outputs: Vec<Output<'a>>,
     digest: String,
     fuel: u64,
@@ -80,6 +82,7 @@ impl<'a> Document<'a> {
             model: model.name(),
             package: model.digest().to_string(),
             profile: model.profile().to_string(),
+            backend: model.backend(),
             outputs: outputs.collect(),
             digest: answer.digest.to_string(),
             fuel: answer.fuel,

@@ -60,7 +60,7 @@ fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 fn options(home: &Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
     Ok(AuditOptions {
         run: RunOptions {
-            arithmetic: if args.reference { Arithmetic::Reference } else { Arithmetic::Cpu },
+            arithmetic: if args.reference { Arithmetic::Reference } else { Arithmetic::default() },
             compiler: match args.engine {
                 EngineArg::Cranelift => Compiler::Cranelift,
                 EngineArg::Pulley => Compiler::Pulley,

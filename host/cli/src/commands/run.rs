@@ -9,7 +9,8 @@ use crate::progress::Progress;
 use crate::style::Style;
 use crate::table;
 use ostrakon_node::{
-    Answer, Arithmetic, Compiler, Model, RunOptions, Tier, float, load_or_create_key, receipt, simd_level, store,
+    Answer, Arithmetic, Compiler, Model, Native, RunOptions, Tier, float, load_or_create_key, receipt, simd_level,
+    store,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -59,7 +60,9 @@ pub(super) fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
     let simd = args.simd.as_deref().map(simd_level).transpose()?;
     Ok(RunOptions {
         arithmetic: match args.backend {
-            BackendArg::Cpu => Arithmetic::Cpu,
+            BackendArg::Auto => Arithmetic::Native(Native::Auto),
+            BackendArg::Cpu => Arithmetic::Native(Native::Cpu),
+            BackendArg::Openvino => Arithmetic::Native(Native::OpenVino),
             BackendArg::Reference => Arithmetic::Reference,
         },
         compiler: match args.engine {

