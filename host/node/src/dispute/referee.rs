@@ -202,7 +202,10 @@ impl<'a> Referee<'a> {
     /// What both sides agree on may still be of no run.
     fn expect_lengths(&self, lengths: &Tensor) -> Result<(), String> {
         // What holds no lengths is refused by whoever takes them.
-        replay::expect_lengths(lengths.as_i32().unwrap_or_default(), self.model.manifest().max_tokens)
+        replay::expect_lengths(
+            lengths.as_i32().unwrap_or_default(),
+            self.model.manifest().max_tokens.unwrap_or_default(),
+        )
     }
 
     /// Run the whole block from the input that both agree on.
