@@ -125,6 +125,8 @@ impl ProvenBackend {
             cpu::NAME => Self::new(CpuBackend::new(Arc::clone(executor))),
             #[cfg(feature = "openvino")]
             openvino::NAME => openvino::OpenVinoBackend::start(openvino, executor.threads()),
+            #[cfg(not(feature = "openvino"))]
+            "openvino" => Err(BackendError::Unavailable { backend: "openvino", reason: not_built(openvino) }),
             other => Err(BackendError::unknown(other)),
         }
     }
@@ -169,6 +171,11 @@ impl fmt::Debug for ProvenBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ProvenBackend({})", self.name())
     }
+}
+
+#[cfg(not(feature = "openvino"))]
+fn not_built(_: Option<&Path>) -> String {
+    "this build leaves it out: build with the cargo feature `openvino`".to_owned()
 }
 
 /// What layers of a self-test are called; no layer of a package has such a name.
