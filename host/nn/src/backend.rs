@@ -131,15 +131,6 @@ impl ProvenBackend {
         }
     }
 
-    /// Every backend this build knows, started and proved, or why it cannot be used: for a report to the
-    /// operator.
-    pub fn survey(
-        executor: &Arc<Executor>,
-        openvino: Option<&Path>,
-    ) -> Vec<(&'static str, Result<Self, BackendError>)> {
-        NAMES.iter().map(|&name| (name, Self::start(name, executor, openvino))).collect()
-    }
-
     /// How long two layers of a usual size take, 128 rows between widths 384 and 1536, after a first time.
     ///
     /// # Errors
