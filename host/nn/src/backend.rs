@@ -125,17 +125,10 @@ impl ProvenBackend {
             cpu::NAME => Self::new(CpuBackend::new(Arc::clone(executor))),
             #[cfg(feature = "openvino")]
             openvino::NAME => openvino::OpenVinoBackend::start(openvino, executor.threads()),
+            #[cfg(not(feature = "openvino"))]
+            "openvino" => Err(BackendError::Unavailable { backend: "openvino", reason: not_built(openvino) }),
             other => Err(BackendError::unknown(other)),
         }
-    }
-
-    /// Every backend this build knows, started and proved, or why it cannot be used: for a report to the
-    /// operator.
-    pub fn survey(
-        executor: &Arc<Executor>,
-        openvino: Option<&Path>,
-    ) -> Vec<(&'static str, Result<Self, BackendError>)> {
-        NAMES.iter().map(|&name| (name, Self::start(name, executor, openvino))).collect()
     }
 
     /// How long two layers of a usual size take, 128 rows between widths 384 and 1536, after a first time.
@@ -169,6 +162,11 @@ impl fmt::Debug for ProvenBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ProvenBackend({})", self.name())
     }
+}
+
+#[cfg(not(feature = "openvino"))]
+fn not_built(_: Option<&Path>) -> String {
+    "this build leaves it out: build with the cargo feature `openvino`".to_owned()
 }
 
 /// What layers of a self-test are called; no layer of a package has such a name.

@@ -141,7 +141,7 @@ pub struct GraphLimits {
     /// Layers.
     pub layers: u32,
     /// Bytes of their parts as the package stores them. What a backend makes of them is in proportion:
-    /// about twice as much where a CPU packs codes as pairs of 16 bits.
+    /// about twice as much where a CPU packs codes as pairs of 16 bits, several times as much with OpenVINO in f32.
     pub bytes: u64,
     /// Whether a component may bring a graph in floating point as bytes (wasi-nn's `load`). OpenVINO would parse
     /// them in this process, so whoever allows it trusts the components not to attack OpenVINO.

@@ -76,6 +76,27 @@ fn a_way_that_saturates_is_refused_and_the_report_says_so() {
     assert!(!detail.starts_with("int8") && detail.contains("not int8: self-test"), "{detail}");
 }
 
+/// Two products of 255 and 64 fit 16 bits: any wrong sum would be the graph's fault.
+#[test]
+fn bytes_are_exact_on_any_processor_where_nothing_can_saturate() {
+    let Some(openvino) = openvino() else { return };
+    let backend =
+        OpenVinoBackend { openvino, threads: 2, precision: Precision::Int8, part: EXACT_PART, refused: Vec::new() };
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (1, 384, 64),
+        (7, 512, 33),
+        (13, 515, 67),
+        (33, 70, 1),
+        (160, 192, 64),
+        (64, 1536, 48),
+        (2, 66_000, 3),
+    ] {
+        let sizes = Sizes { rows, inputs, outputs, largest: 64 };
+        self_test_of(sizes, &super::super::product_of(&backend)).unwrap();
+    }
+}
+
 #[test]
 fn a_way_that_the_processor_has_not_got_is_refused() {
     let Some(openvino) = openvino() else { return };
