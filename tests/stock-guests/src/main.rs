@@ -66,5 +66,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let component = Component::from_file(&engine, component)?;
     let command = Command::instantiate(&mut store, &component, &linker)?;
-    command.wasi_cli_run().call_run(&mut store)?.map_err(|()| "the component says that it failed".into())
+    let verdict = command.wasi_cli_run().call_run(&mut store).map_err(|error| format!("{error:#}"))?;
+    verdict.map_err(|()| "the component says that it failed".into())
 }
