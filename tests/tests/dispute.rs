@@ -297,7 +297,7 @@ fn a_side_that_lies_while_it_is_asked_gains_nothing() {
 fn sequences_longer_than_any_run_are_not_computed() {
     let mut court = court();
     let block = "blocks.1";
-    let long = court.model.manifest().max_tokens + 1;
+    let long = court.model.manifest().max_tokens.unwrap() + 1;
     let zeros = |width: u32| Tensor::from_f32(vec![long, width], vec![0.0; (long * width) as usize]).unwrap();
     let lengths = Tensor::from_i32(vec![1], vec![long as i32]).unwrap();
     let (qkv, hidden) = (zeros(3), zeros(384));

@@ -185,6 +185,10 @@ pub(crate) struct AuditArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) transcript: Option<PathBuf>,
 
+    /// The request's tensor NAME, for a receipt of the float tier; may be given many times
+    #[arg(long, value_name = "NAME=FILE")]
+    pub(crate) tensor: Vec<String>,
+
     /// Look at these blocks only, counted from 0
     #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with = "sample")]
     pub(crate) blocks: Vec<usize>,

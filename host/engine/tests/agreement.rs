@@ -7,7 +7,7 @@ use ostrakon_engine::{Compiler, DeterminismProfile, Plugin, World};
 use support::{admit, host, identity, lengths, limits, linear, rows, runtime};
 
 /// The profile is what receipts are compared by: changing it is a deliberate act.
-const GOLDEN_PROFILE: &str = "c98066bf4b94667eadc2cbe7089648bf456bfb865f8c485f5fe9ccbe49bcb2ae";
+const GOLDEN_PROFILE: &str = "d3b7a6ef8e588d83f4aaa4aa3b5f6e3f78b50c6686b6dde3fbbca95295d6f8d8";
 
 #[test]
 fn the_profile_is_the_golden_one_and_does_not_know_the_compiler() {

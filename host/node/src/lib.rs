@@ -12,7 +12,8 @@
 //! 3. [`execute`] sends texts through the blocks and hashes what comes out: the execute phase.
 //! 4. [`receipt`] says what a run leaves behind, [`transcript`] what it left out, [`audit`] whether it is right.
 //!    [`trace`] and [`dispute`] settle which of two receipts is wrong, and where.
-//!    [`float`] runs packages of the float tier: tensors in, tensors out ([`npy`], [`values`], [`pack_float`]).
+//!    [`float`] runs packages of the float tier: tensors in, tensors out ([`npy`], [`values`], [`pack_float`]);
+//!    [`float_receipt`] compares such runs.
 //! 5. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
@@ -27,6 +28,7 @@ pub mod error;
 pub mod execute;
 pub mod fetch;
 pub mod float;
+pub mod float_receipt;
 pub mod inspect;
 pub mod inspect_receipt;
 pub mod load;
@@ -57,7 +59,7 @@ pub use ostrakon_engine::Compiler;
 pub use ostrakon_engine::verification::Verdict;
 pub use ostrakon_nn::Tensor;
 pub use ostrakon_package::{Home, Tier, Tolerance, TrustPolicy};
-pub use ostrakon_protocol::{Digest, Request, SignedReceipt};
+pub use ostrakon_protocol::{Digest, Request, SignedFloatReceipt, SignedReceipt};
 pub use replay::Rerun;
 
 /// This machine's key; made now if there is none.

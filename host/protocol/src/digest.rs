@@ -29,6 +29,8 @@ impl Context {
     pub(crate) const LEG: Self = Self("ostrakon 2026 receipt leg v1");
     /// A receipt's encoding.
     pub(crate) const RECEIPT: Self = Self("ostrakon 2026 receipt v1");
+    /// The encoding of a receipt of the float tier.
+    pub(crate) const FLOAT_RECEIPT: Self = Self("ostrakon 2026 float receipt v1");
     /// What a node signs of a block's transcript.
     pub(crate) const TRANSCRIPT: Self = Self("ostrakon 2026 transcript v1");
     /// The products and the input of a block's transcript.

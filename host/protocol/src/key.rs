@@ -24,6 +24,8 @@ impl Purpose {
     pub(crate) const LEG: Self = Self(b"ostrakon leg signature v1\0");
     /// To answer for a receipt.
     pub(crate) const RECEIPT: Self = Self(b"ostrakon receipt signature v1\0");
+    /// To answer for a receipt of the float tier.
+    pub(crate) const FLOAT_RECEIPT: Self = Self(b"ostrakon float receipt signature v1\0");
     /// To answer for the transcript of a block.
     pub(crate) const TRANSCRIPT: Self = Self(b"ostrakon transcript signature v1\0");
     /// To answer for the trace of a block.

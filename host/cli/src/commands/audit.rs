@@ -1,23 +1,25 @@
 //! `ostrakon audit`.
 
-use super::{grouped, home, plain, policy, texts, write_json};
+use super::{audit_float, grouped, home, plain, policy, texts, write_json};
 use crate::args::{AuditArgs, EngineArg};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
 use ostrakon_node::audit::{AuditOptions, AuditReport, Auditing, Choice, Evidence, Given, Method};
 use ostrakon_node::progress::Event;
-use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, SignedReceipt, Verdict, receipt, store};
+use ostrakon_node::{
+    Arithmetic, Compiler, Home, RunOptions, SignedFloatReceipt, SignedReceipt, Verdict, receipt, store,
+};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Exit status of a receipt that is right.
-const ACCEPT: u8 = 0;
+pub(super) const ACCEPT: u8 = 0;
 /// Of one that is wrong.
-const REJECT: u8 = 1;
+pub(super) const REJECT: u8 = 1;
 /// Of one of which that cannot be told.
-const INDETERMINATE: u8 = 2;
+pub(super) const INDETERMINATE: u8 = 2;
 
 pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     // Whatever keeps an audit from being made is no verdict on anybody.
@@ -25,8 +27,14 @@ pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 }
 
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
+    if let Ok(signed) = receipt::read::<SignedFloatReceipt>(&args.receipt) {
+        return audit_float::judged(&args, &signed, json);
+    }
     let home = home()?;
     let signed: SignedReceipt = receipt::read(&args.receipt)?;
+    if !args.tensor.is_empty() {
+        return Err(Problem::usage("--tensor is for receipts of the float tier, this one is of texts".into()));
+    }
     let directory = store::locate_or_find(&home, args.package.as_deref(), &signed.receipt.package)?;
     let transcript = args.transcript.as_deref().map(|path| Evidence::open(path, &signed.receipt)).transpose()?;
     let texts = texts(&args.texts)?;
@@ -57,7 +65,7 @@ fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
     }))
 }
 
-fn options(home: &Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
+pub(super) fn options(home: &Home, args: &AuditArgs) -> Result<AuditOptions, Problem> {
     Ok(AuditOptions {
         run: RunOptions {
             arithmetic: if args.reference { Arithmetic::Reference } else { Arithmetic::default() },

@@ -2,6 +2,7 @@
 
 mod answer;
 mod audit;
+mod audit_float;
 mod dispute;
 mod doctor;
 mod inspect;

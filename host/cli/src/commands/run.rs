@@ -21,10 +21,13 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     let home = home()?;
     // A package that is not there is said before anyone types texts.
     let directory = store::locate(&home, &args.package)?;
-    if float::tier(&directory)? == Tier::Float {
-        return run_tensors::run(args, json, start, &directory);
+    match float::tier(&directory) {
+        Ok(Tier::Float) => return run_tensors::run(args, json, start, &directory),
+        Ok(Tier::Exact) => run_tensors::expect_none(&args)?,
+        Err(error) if !args.tensor.is_empty() => return Err(error.into()),
+        // Why it cannot be read is said when it is loaded.
+        Err(_) => {}
     }
-    run_tensors::expect_none(&args)?;
     let options = options(&args)?;
     let policy = policy(&home, &args.trust)?;
     let key = args.receipt.is_some().then(|| load_or_create_key(&home)).transpose()?;

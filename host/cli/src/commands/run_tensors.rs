@@ -9,7 +9,7 @@ use crate::style::Style;
 use ostrakon_node::float::{FloatAnswer, FloatModel, NamedOutput};
 use ostrakon_node::npy;
 use ostrakon_node::values::values;
-use ostrakon_node::{NodeError, Tensor};
+use ostrakon_node::{NodeError, Tensor, load_or_create_key, receipt};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Write};
@@ -25,13 +25,20 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant, directory: &Path) -
     let (options, policy) = (options(&args)?, policy(&home, &args.trust)?);
     let inputs = args.tensor.iter().map(|given| input(given)).collect::<Result<Vec<_>, _>>()?;
     let model = FloatModel::load(directory, &policy, &home, &options)?;
-    let answer = model.run(inputs)?;
+    let answer = match &args.receipt {
+        Some(path) => {
+            let (answer, signed) = model.run_with_receipt(inputs, &load_or_create_key(&home)?)?;
+            receipt::write(path, &signed)?;
+            answer
+        }
+        None => model.run(inputs)?,
+    };
     let files = args.out.as_deref().map(|out| write(out, &answer)).transpose()?;
     let total = start.elapsed();
     if json {
         return write_json(&Document::new(&model, &answer, files.as_deref(), total));
     }
-    Ok(show(&model, &answer, files.as_deref(), total)?)
+    Ok(show(&model, &answer, files.as_deref(), args.receipt.as_deref(), total)?)
 }
 
 /// What a package of the exact tier is told where it is given what belongs to the other one.
@@ -55,17 +62,11 @@ fn expect_no_text_options(args: &RunArgs) -> Result<(), Problem> {
         return Err(Problem::usage(format!("{option} is for packages that take texts, this one takes tensors"))
             .hint("give --tensor NAME=FILE.npy for each input; `ostrakon inspect` shows them"));
     }
-    if args.receipt.is_some() {
-        return Err(Problem::usage(
-            "a package of the float tier has no receipts: its bytes differ between machines".into(),
-        )
-        .hint("run it again and compare the outputs (--out)"));
-    }
     Ok(())
 }
 
 /// `NAME=FILE`. Names may hold `=`, files of this kind end in `.npy`: the last `=` parts them.
-fn input(given: &str) -> Result<(String, Tensor), Problem> {
+pub(super) fn input(given: &str) -> Result<(String, Tensor), Problem> {
     let (name, file) = given
         .rsplit_once('=')
         .filter(|(name, file)| !name.is_empty() && !file.is_empty())
@@ -107,7 +108,13 @@ fn top(tensor: &Tensor) -> Vec<(usize, f64)> {
     top
 }
 
-fn show(model: &FloatModel, answer: &FloatAnswer, files: Option<&[PathBuf]>, total: Duration) -> io::Result<()> {
+fn show(
+    model: &FloatModel,
+    answer: &FloatAnswer,
+    files: Option<&[PathBuf]>,
+    receipt: Option<&Path>,
+    total: Duration,
+) -> io::Result<()> {
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let entry = |name: &str| style.faint(&format!("{name:<8}"));
@@ -124,6 +131,10 @@ fn show(model: &FloatModel, answer: &FloatAnswer, files: Option<&[PathBuf]>, tot
     writeln!(out, "{} float: the digests may differ on another machine", entry("tier"))?;
     writeln!(out, "{} {} {}", entry("package"), model.digest(), style.faint(model.name()))?;
     writeln!(out, "{} {}", entry("fuel"), grouped(answer.fuel))?;
+    if let Some(path) = receipt {
+        let how = style.faint("check it with `ostrakon audit`, this file and the same --tensor");
+        writeln!(out, "{} {} {how}", entry("receipt"), path.display())?;
+    }
     let (load, compute) = (ms(model.load_time()), ms(answer.compute));
     writeln!(out, "{} {:.0} ms: load {load:.0}, compute {compute:.1}", entry("time"), ms(total))?;
     out.flush()

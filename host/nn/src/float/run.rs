@@ -37,6 +37,9 @@ impl FloatGraph {
             let compiled = openvino.compile((*raw.model).as_ref(), weights.as_ref(), how).map_err(|e| refused(&e))?;
             let inputs = ports(compiled.get_input_size(), |at| compiled.get_input_by_index(at))?;
             let outputs = ports(compiled.get_output_size(), |at| compiled.get_output_by_index(at))?;
+            if outputs.is_empty() {
+                return Err(NnError::Unsupported("the graph has no outputs".to_owned()));
+            }
             Ok(Self { compiled: Mutex::new(compiled), inputs, outputs })
         })
     }
@@ -78,11 +81,11 @@ impl FloatGraph {
 
     fn run(&self, request: &mut InferRequest, inputs: &[Tensor]) -> Result<(), NnError> {
         for (at, (port, input)) in self.inputs.iter().zip(inputs).enumerate() {
-            let shape: Vec<usize> = match port.shape.as_deref() {
-                // A single value: [1] for wasi-nn, without dimensions for OpenVINO.
-                Some([]) => Vec::new(),
-                _ => input.dims().iter().map(|&size| size as usize).collect(),
-            };
+            if port.shape.as_deref() == Some(&[]) {
+                single(request, port, input)?;
+                continue;
+            }
+            let shape: Vec<usize> = input.dims().iter().map(|&size| size as usize).collect();
             let made =
                 tensor(element(port.element), &shape, &input.bytes()).map_err(|e| NnError::Runtime(words(&e)))?;
             request
@@ -96,6 +99,19 @@ impl FloatGraph {
     }
 }
 
+/// Give a single value: it has the shape [1] in wasi-nn and no dimensions in OpenVINO, and a tensor of that kind
+/// cannot be made through its C interface. The request has one already.
+fn single(request: &InferRequest, port: &Port, input: &Tensor) -> Result<(), NnError> {
+    let fault = |error: openvino::InferenceError| NnError::Runtime(words(&error));
+    let mut own = request.get_tensor(&port.name).map_err(fault)?;
+    let (to, from) = (own.get_raw_data_mut().map_err(fault)?, input.bytes());
+    if to.len() != from.len() {
+        return Err(NnError::Runtime(format!("OpenVINO has {} bytes for `{}`", to.len(), port.name)));
+    }
+    to.copy_from_slice(&from);
+    Ok(())
+}
+
 /// The bytes of an output whose shape is known without computing.
 fn known_size(port: &Port) -> Option<u64> {
     let sizes: Vec<u32> = port.shape.as_ref()?.iter().copied().collect::<Option<_>>()?;
@@ -106,17 +122,23 @@ fn known_size(port: &Port) -> Option<u64> {
 fn taken(request: &InferRequest, at: usize, port: &Port, meter: &Meter) -> Result<Tensor, NnError> {
     let fault = |error: openvino::InferenceError| NnError::Runtime(words(&error));
     let made = request.get_output_tensor_by_index(at).map_err(fault)?;
-    let shape = made.get_shape().map_err(fault)?;
-    let mut dims = Vec::with_capacity(shape.get_dimensions().len());
-    for &size in shape.get_dimensions() {
-        let too_large = || NnError::TooLarge(format!("the output `{}` has a dimension of {size}", port.name));
-        dims.push(u32::try_from(size).map_err(|_| too_large())?);
+    let bytes = made.get_byte_size().map_err(fault)?;
+    let mut dims = Vec::new();
+    match made.get_shape() {
+        Ok(shape) => {
+            for &size in shape.get_dimensions() {
+                let too_large = || NnError::TooLarge(format!("the output `{}` has a dimension of {size}", port.name));
+                dims.push(u32::try_from(size).map_err(|_| too_large())?);
+            }
+        }
+        // Its C interface has no shape for a single value.
+        Err(_) if bytes == port.element.size() => {}
+        Err(error) => return Err(fault(error)),
     }
     if dims.is_empty() {
         dims.push(1);
     }
     let size = byte_size(&dims, port.element)?;
-    let bytes = made.get_byte_size().map_err(fault)?;
     if size != bytes as u64 {
         let text = format!("OpenVINO gave {bytes} bytes for the output `{}` of {size}", port.name);
         return Err(NnError::Runtime(text));
@@ -150,7 +172,9 @@ fn ports(
             NnError::Unsupported(format!("`{name}` is of {ty}, which wasi-nn does not have: convert it in the graph"))
         })?;
         let shape = node.get_partial_shape().map_err(fault)?;
-        let shape = if shape.get_rank().is_dynamic() {
+        // Its own `is_dynamic` takes a single value's rank of 0 for an open one, whose maximum is -1.
+        let rank = shape.get_rank();
+        let shape = if rank.get_max() < 0 || rank.get_min() != rank.get_max() {
             None
         } else {
             let dimensions = shape.get_dimensions();
