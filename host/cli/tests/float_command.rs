@@ -42,6 +42,10 @@ fn receipts(machine: &Machine) {
     let path = |name: &str| machine.0.path().join(name);
     let words = machine.words(&["run", "twice", "--tensor", "x=x.npy", "--receipt", "r"]);
     assert!(words.contains("receipt"), "{words}");
+    let (_, shown) = machine.json(&["inspect", "r"]);
+    assert_eq!((&shown["kind"], &shown["signed"]), (&"float receipt".into(), &true.into()), "{shown}");
+    assert_eq!((&shown["outputs"][0]["name"], &shown["inputs"][0]["element"]), (&"y".into(), &"FP32".into()));
+    assert!(machine.words(&["inspect", "r"]).contains("y FP32 [2, 2]"));
     let audit = |receipt: &str| machine.json(&["audit", receipt, "--package", "twice", "--tensor", "x=x.npy"]);
     let (status, report) = audit("r");
     assert_eq!((status, &report["verdict"], &report["tier"]), (0, &"accept".into(), &"float".into()), "{report}");

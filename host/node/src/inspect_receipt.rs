@@ -2,7 +2,7 @@
 
 use crate::error::NodeError;
 use crate::receipt;
-use ostrakon_protocol::{DecodeError, SignedReceipt};
+use ostrakon_protocol::{DecodeError, NamedTensor, SignedFloatReceipt, SignedReceipt};
 use serde::Serialize;
 use std::path::Path;
 
@@ -54,6 +54,65 @@ pub struct StepReport {
     pub output: String,
     /// What it cost.
     pub fuel: u64,
+}
+
+/// A receipt of the float tier.
+#[derive(Debug, Serialize)]
+pub struct FloatReceiptReport {
+    /// Always `float receipt`.
+    pub kind: &'static str,
+    /// Its digest.
+    pub digest: String,
+    /// Who ran it and signed.
+    pub issuer: String,
+    /// Whether that signature holds.
+    pub signed: bool,
+    /// The package.
+    pub package: String,
+    /// The determinism profile of the components.
+    pub profile: String,
+    /// What went in.
+    pub inputs: Vec<NamedTensorReport>,
+    /// What came out.
+    pub outputs: Vec<NamedTensorReport>,
+    /// What it cost.
+    pub fuel: u64,
+}
+
+/// A tensor on a receipt of the float tier.
+#[derive(Debug, Serialize)]
+pub struct NamedTensorReport {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements, if it is one of wasi-nn's.
+    pub element: Option<&'static str>,
+    /// Its shape.
+    pub shape: Vec<u32>,
+    /// Of all of it.
+    pub digest: String,
+}
+
+/// The receipt of the float tier in a file, or nothing if the file is of another kind or damaged.
+pub fn float_receipt(path: &Path) -> Option<FloatReceiptReport> {
+    let signed: SignedFloatReceipt = receipt::read(path).ok()?;
+    let receipt = &signed.receipt;
+    let named = |tensor: &NamedTensor| NamedTensorReport {
+        name: tensor.name.clone(),
+        element: receipt::element_type(tensor.element).map(|ty| ty.name()),
+        shape: tensor.dimensions.clone(),
+        digest: tensor.digest.to_string(),
+    };
+    Some(FloatReceiptReport {
+        kind: "float receipt",
+        digest: receipt.digest().to_string(),
+        issuer: signed.issuer.to_string(),
+        signed: signed.is_signed(),
+        package: receipt.package.to_string(),
+        profile: receipt.profile.to_string(),
+        inputs: receipt.inputs.iter().map(named).collect(),
+        outputs: receipt.outputs.iter().map(named).collect(),
+        fuel: receipt.fuel,
+    })
 }
 
 /// The receipt in a file, or nothing if the file is of another kind.

@@ -5,13 +5,20 @@ use crate::args::InspectArgs;
 use crate::problem::Problem;
 use crate::style::Style;
 use ostrakon_node::inspect::{self, ComponentReport, LimitsReport, PackageReport, SignatureReport};
-use ostrakon_node::inspect_receipt::{self, ReceiptReport};
+use ostrakon_node::inspect_receipt::{self, FloatReceiptReport, ReceiptReport};
 use ostrakon_node::{NodeError, TrustPolicy, store};
 use std::io::{self, Write};
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs, json: bool) -> Result<(), Problem> {
     if args.target.is_file() {
+        if let Some(report) = inspect_receipt::float_receipt(&args.target) {
+            return if json {
+                write_json(&report)
+            } else {
+                Ok(write_float_receipt(&mut io::stdout().lock(), &report)?)
+            };
+        }
         if let Some(report) = inspect_receipt::receipt(&args.target)? {
             return if json { write_json(&report) } else { Ok(write_receipt(&mut io::stdout().lock(), &report)?) };
         }
@@ -146,6 +153,28 @@ fn write_receipt(out: &mut dyn Write, report: &ReceiptReport) -> io::Result<()> 
         writeln!(out, "  {} {} {node}, on {}", entry("blocks"), holds(signed), plain(backend))?;
     }
     Ok(())
+}
+
+fn write_float_receipt(out: &mut dyn Write, report: &FloatReceiptReport) -> io::Result<()> {
+    let style = Style::of_stdout();
+    let entry = |name: &str| style.faint(&format!("{name:<10}"));
+    let holds = if report.signed { style.good("signed by") } else { style.bad("not signed by") };
+    writeln!(
+        out,
+        "{} {}",
+        style.strong("receipt of the float tier: numbers that can be compared, not proved"),
+        report.digest
+    )?;
+    writeln!(out, "  {} {holds} {}", entry("issuer"), report.issuer)?;
+    writeln!(out, "  {} {}", entry("package"), report.package)?;
+    writeln!(out, "  {} {}", entry("profile"), report.profile)?;
+    for (what, tensors) in [("input", &report.inputs), ("output", &report.outputs)] {
+        for tensor in tensors {
+            let (name, element) = (plain(&tensor.name), tensor.element.unwrap_or("?"));
+            writeln!(out, "  {} {name} {element} {:?} {}", entry(what), tensor.shape, style.faint(&tensor.digest))?;
+        }
+    }
+    writeln!(out, "  {} {}", entry("fuel"), grouped(report.fuel))
 }
 
 fn write_component(out: &mut dyn Write, style: Style, report: &ComponentReport, indent: &str) -> io::Result<()> {
