@@ -110,14 +110,24 @@ impl RawGraph {
             Encoding::Onnx => onnx::check(model).map_err(NnError::InvalidEncoding),
             Encoding::OpenVino => {
                 let start = model.trim_ascii_start();
-                if start.starts_with(b"<?xml") || start.starts_with(b"<net") {
-                    return Ok(());
+                if !(start.starts_with(b"<?xml") || start.starts_with(b"<net")) {
+                    let text = "this is not an OpenVINO graph: its first part must be XML";
+                    return Err(NnError::InvalidEncoding(text.to_owned()));
                 }
-                Err(NnError::InvalidEncoding("this is not an OpenVINO graph: its first part must be XML".to_owned()))
+                match UNCHECKED.iter().find(|word| model.windows(word.len()).any(|found| found == word.as_bytes())) {
+                    None => Ok(()),
+                    Some(word) => Err(NnError::InvalidEncoding(format!(
+                        "the OpenVINO graph has {word} in it: operations of that name can reach memory outside of \
+                         their tensors here"
+                    ))),
+                }
             }
         }
     }
 }
+
+/// What must not be in a graph's XML: operations as in `onnx`, and the references that could hide a name.
+const UNCHECKED: [&str; 4] = ["\"GatherND\"", "'GatherND'", "Scatter", "&#"];
 
 /// One of a graph's inputs or outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,5 +272,9 @@ mod tests {
         assert!(graph(Encoding::OpenVino, &[b"\x08\x07", b""]).unwrap().check().is_err());
         assert!(graph(Encoding::Onnx, &[b"<?xml version=\"1.0\"?>"]).unwrap().check().is_err());
         assert!(graph(Encoding::OpenVino, &[b"\n<?xml version=\"1.0\"?>", b""]).unwrap().check().is_ok());
+        for word in ["type=\"GatherND\"", "type='GatherND'", "type=\"ScatterNDUpdate\"", "type=\"&#71;ather\""] {
+            let error = graph(Encoding::OpenVino, &[format!("<net {word}/>").as_bytes()]).unwrap().check().unwrap_err();
+            assert!(matches!(error, NnError::InvalidEncoding(_)));
+        }
     }
 }

@@ -13,7 +13,10 @@ use crate::execute::Answer;
 use crate::load::Model;
 use crate::progress::Watcher;
 use ostrakon_nn::{Tensor, TensorType};
-use ostrakon_protocol::{Batch, Digest, Document, Leg, Place, Receipt, Request, SignedReceipt, SigningKey, Step};
+use ostrakon_protocol::{
+    Batch, DecodeError, Digest, Document, Leg, Place, Receipt, Request, SignedFloatReceipt, SignedReceipt, SigningKey,
+    Step,
+};
 use std::io::Read;
 use std::path::Path;
 use std::{fs, io};
@@ -111,6 +114,30 @@ pub fn write<T: Document>(path: &Path, document: &T) -> Result<(), NodeError> {
 pub fn read<T: Document>(path: &Path) -> Result<T, NodeError> {
     let bytes = read_at_most(path, T::LIMIT).map_err(file_error("read", path))?;
     ostrakon_protocol::decode(&bytes).map_err(|source| NodeError::Document { path: path.display().to_string(), source })
+}
+
+/// A receipt of either tier.
+#[derive(Debug)]
+pub enum AnyReceipt {
+    /// Of a package whose bytes are the same everywhere.
+    Exact(SignedReceipt),
+    /// Of a package of graphs in floating point.
+    Float(SignedFloatReceipt),
+}
+
+/// Read a receipt, whichever it says it is.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_any(path: &Path) -> Result<AnyReceipt, NodeError> {
+    match read(path) {
+        Err(NodeError::Document { source: DecodeError::Kind { found: Some(found), .. }, .. })
+            if found == SignedFloatReceipt::KIND =>
+        {
+            read(path).map(AnyReceipt::Float)
+        }
+        exact => exact.map(AnyReceipt::Exact),
+    }
 }
 
 /// One byte more than the limit at most: whoever decodes it says that it is too large.

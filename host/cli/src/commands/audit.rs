@@ -7,9 +7,8 @@ use crate::progress::Progress;
 use crate::style::Style;
 use ostrakon_node::audit::{AuditOptions, AuditReport, Auditing, Choice, Evidence, Given, Method};
 use ostrakon_node::progress::Event;
-use ostrakon_node::{
-    Arithmetic, Compiler, Home, RunOptions, SignedFloatReceipt, SignedReceipt, Verdict, receipt, store,
-};
+use ostrakon_node::receipt::{self, AnyReceipt};
+use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, Verdict, store};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,11 +26,11 @@ pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 }
 
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
-    if let Ok(signed) = receipt::read::<SignedFloatReceipt>(&args.receipt) {
-        return audit_float::judged(&args, &signed, json);
-    }
+    let signed = match receipt::read_any(&args.receipt)? {
+        AnyReceipt::Exact(signed) => signed,
+        AnyReceipt::Float(signed) => return audit_float::judged(&args, &signed, json),
+    };
     let home = home()?;
-    let signed: SignedReceipt = receipt::read(&args.receipt)?;
     if !args.tensor.is_empty() {
         return Err(Problem::usage("--tensor is for receipts of the float tier, this one is of texts".into()));
     }

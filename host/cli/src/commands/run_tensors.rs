@@ -21,6 +21,7 @@ const TOP: usize = 5;
 
 pub(crate) fn run(args: RunArgs, json: bool, start: Instant, directory: &Path) -> Result<(), Problem> {
     expect_no_text_options(&args)?;
+    expect_receipt_apart(&args)?;
     let home = home()?;
     let (options, policy) = (options(&args)?, policy(&home, &args.trust)?);
     let inputs = args.tensor.iter().map(|given| input(given)).collect::<Result<Vec<_>, _>>()?;
@@ -63,6 +64,16 @@ fn expect_no_text_options(args: &RunArgs) -> Result<(), Problem> {
             .hint("give --tensor NAME=FILE.npy for each input; `ostrakon inspect` shows them"));
     }
     Ok(())
+}
+
+/// A receipt that would take the place of an input.
+fn expect_receipt_apart(args: &RunArgs) -> Result<(), Problem> {
+    let Some(receipt) = args.receipt.as_deref().and_then(|path| fs::canonicalize(path).ok()) else { return Ok(()) };
+    let files = args.tensor.iter().filter_map(|given| given.rsplit_once('='));
+    match files.filter_map(|(_, file)| fs::canonicalize(file).ok()).find(|file| *file == receipt) {
+        None => Ok(()),
+        Some(file) => Err(Problem::usage(format!("--receipt would replace the input {}", file.display()))),
+    }
 }
 
 /// `NAME=FILE`. Names may hold `=`, files of this kind end in `.npy`: the last `=` parts them.

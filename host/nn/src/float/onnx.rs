@@ -1,11 +1,17 @@
 //! A look at ONNX before OpenVINO reads it.
 //!
+//! Some operations read or write at places that a tensor names, and OpenVINO does not look whether those lie inside
+//! ([`UNCHECKED`]): whoever gives the inputs would reach this process's memory. Graphs with them are refused.
+//!
 //! ONNX may keep the weights of a tensor in another file, by path: a graph of a stranger's could name any file of
 //! this machine. So the messages that can hold tensors are walked, and a tensor that is elsewhere is refused. What
 //! is not well-formed protocol buffers is refused on the way.
 
 /// Deepest nesting of graphs in attributes of nodes, counted in messages.
 const MAX_DEPTH: usize = 64;
+
+/// Operations whose indices OpenVINO 2026.4 does not check: given others than the tensor has, they read and write outside of it.
+const UNCHECKED: [&str; 4] = ["GatherND", "Scatter", "ScatterElements", "ScatterND"];
 
 /// The messages that can hold tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +68,14 @@ fn walk(message: Message, bytes: &[u8], depth: usize) -> Result<(), String> {
             return Err("the ONNX graph keeps tensors in other files: save it as one file (onnx.save with \
                  save_as_external_data=False)"
                 .to_owned());
+        }
+        if let (Message::Node, 4, Value::Bytes(kind)) = (message, number, &value)
+            && let Some(kind) = UNCHECKED.into_iter().find(|unchecked| unchecked.as_bytes() == *kind)
+        {
+            return Err(format!(
+                "the ONNX graph has the operation {kind}, which can reach memory outside of its tensors here: \
+                 export the model without it"
+            ));
         }
         if let (Some(inner), Value::Bytes(inside)) = (message.field(number), value) {
             walk(inner, inside, depth + 1)?;
@@ -162,6 +176,18 @@ mod tests {
             }
         }
         assert_eq!(check(&model(&field(5, &[14 << 3, 0]))), Ok(()));
+    }
+
+    #[test]
+    fn operations_that_reach_outside_are_refused_wherever_they_are() {
+        for kind in UNCHECKED {
+            let node = field(1, &field(4, kind.as_bytes()));
+            let inside = field(1, &field(5, &field(6, &node)));
+            for graph in [node, inside] {
+                assert!(check(&model(&graph)).unwrap_err().contains(kind));
+            }
+        }
+        assert_eq!(check(&model(&field(1, &field(4, b"Gather")))), Ok(()));
     }
 
     #[test]
