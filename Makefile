@@ -63,7 +63,7 @@ bench: test-data ## measure against the engines people use today
 	$(CARGO) build --release $(HOSTED) -q --example audit_speed --bench operations
 	"$(TARGET)/release/examples/audit_speed"
 	$(CARGO) bench $(HOSTED) -q --bench operations
-	tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
 
 .PHONY: fmt-check test-data
 fmt-check:

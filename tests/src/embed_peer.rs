@@ -37,14 +37,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let package = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?;
     let threads = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?.parse()?;
-    let native = match args.next().as_deref() {
-        None | Some("cpu") => Native::Cpu,
-        Some("auto") => Native::Auto,
-        Some("openvino") => Native::OpenVino,
-        Some(other) => return Err(format!("{other:?} is not auto, cpu or openvino").into()),
+    let arithmetic = match args.next().as_deref() {
+        None | Some("cpu") => Arithmetic::Native(Native::Cpu),
+        Some("auto") => Arithmetic::Native(Native::Auto),
+        Some("openvino") => Arithmetic::Native(Native::OpenVino),
+        Some("reference") => Arithmetic::Reference,
+        Some(other) => return Err(format!("{other:?} is not auto, cpu, openvino or reference").into()),
     };
-    let arithmetic = Arithmetic::Native(native);
-    let options = RunOptions { threads: Some(threads), arithmetic, ..RunOptions::default() };
+    let plugins = std::env::var_os("OSTRAKON_PLUGINS").map(Into::into);
+    let options = RunOptions { threads: Some(threads), arithmetic, plugins, ..RunOptions::default() };
     let home = Home::from_env()?;
     let policy = TrustPolicy { allow_unsigned: true, allow_unknown: true, ..TrustPolicy::default() };
     let mut model = Model::load(Path::new(&package), &policy, &home, &options)?;
