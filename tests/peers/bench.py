@@ -6,7 +6,7 @@ speed falls on all alike, and lets them rest between turns (worker threads spin 
 medians of the round-by-round ratios to our CPU backend. Accuracy is the least cosine with onnxruntime's f32 over real
 text. Prints tables; writes the same figures as JSON, and a chart.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, time
+import argparse, copy, json, os, platform, statistics, subprocess, sys, time
 from importlib.metadata import version
 import numpy as np
 import engines
@@ -36,6 +36,12 @@ class Engine:
         self.via = via
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def going(self, via):
+        """The same process another way: two processes differ by where their memory happens to lie."""
+        other = copy.copy(self)
+        other.via = via
+        return other
+
     def run(self, ids, runs):
         request = {"ids": ids.tolist(), "runs": runs, **({"via": self.via} if self.via else {})}
         try:
@@ -56,8 +62,8 @@ def start(a):
     here, python = os.path.dirname(os.path.abspath(__file__)), sys.executable
     started = {name: Engine([python, os.path.join(here, "engines.py"), name, str(a.threads), a.folder]) for name in engines.NAMES}
     ours = lambda backend, via: Engine([a.peer, a.package, str(a.threads), backend], via)
-    started |= {OURS: ours("cpu", "component"), OPENVINO: ours("openvino", "component"), NATIVE: ours("cpu", "native"),
-                REFERENCE: ours("reference", "component")}
+    cpu = ours("cpu", "component")
+    started |= {OURS: cpu, OPENVINO: ours("openvino", "component"), NATIVE: cpu.going("native"), REFERENCE: ours("reference", "component")}
     works = {}
     for name, engine in started.items():
         if engine.run(np.array([[101, 2158, 102]]), 1) is None:
