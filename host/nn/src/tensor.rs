@@ -36,6 +36,14 @@ pub enum TensorType {
 }
 
 impl TensorType {
+    /// Every type, in wasi-nn's order.
+    pub const ALL: [Self; 7] = [Self::Fp16, Self::Fp32, Self::Fp64, Self::Bf16, Self::U8, Self::I32, Self::I64];
+
+    /// The type of this name in wasi-nn.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|ty| ty.name() == name)
+    }
+
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {

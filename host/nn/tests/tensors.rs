@@ -5,16 +5,6 @@ use ostrakon_nn::tensor::{MAX_RANK, byte_size};
 use ostrakon_nn::{Meter, NnError, Quotas, Resource, Tensor, TensorType};
 use proptest::prelude::*;
 
-const TYPES: [TensorType; 7] = [
-    TensorType::Fp16,
-    TensorType::Fp32,
-    TensorType::Fp64,
-    TensorType::Bf16,
-    TensorType::U8,
-    TensorType::I32,
-    TensorType::I64,
-];
-
 fn invalid(result: Result<Tensor, NnError>, naming: &str) {
     match result {
         Err(NnError::InvalidArgument(text)) => assert!(text.contains(naming), "{text:?} does not say {naming:?}"),
@@ -24,7 +14,7 @@ fn invalid(result: Result<Tensor, NnError>, naming: &str) {
 
 #[test]
 fn bytes_come_back_as_they_were() {
-    for ty in TYPES {
+    for ty in TensorType::ALL {
         let bytes: Vec<u8> = (0..6 * ty.size()).map(|i| (i * 37) as u8).collect();
         let tensor = Tensor::new(vec![2, 3], ty, bytes.clone()).unwrap();
         assert_eq!((tensor.dims(), tensor.ty(), tensor.byte_len()), ([2, 3].as_slice(), ty, bytes.len()));
@@ -109,7 +99,7 @@ proptest! {
     #[test]
     fn any_shape_and_length_is_answered(
         dims in proptest::collection::vec(prop_oneof![0u32..6, any::<u32>()], 0..10),
-        ty in proptest::sample::select(TYPES.to_vec()),
+        ty in proptest::sample::select(TensorType::ALL.to_vec()),
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
         let exact = dims.iter().fold(ty.size() as u128, |n, &d| n.saturating_mul(u128::from(d)));

@@ -2,7 +2,7 @@
 
 use crate::error::NodeError;
 use crate::receipt;
-use ostrakon_protocol::{DecodeError, NamedTensor, SignedFloatReceipt, SignedReceipt};
+use ostrakon_protocol::{DecodeError, Document, NamedTensor, SignedFloatReceipt, SignedReceipt};
 use serde::Serialize;
 use std::path::Path;
 
@@ -126,6 +126,13 @@ pub fn receipt(path: &Path) -> Result<Option<ReceiptReport>, NodeError> {
             source: DecodeError::Kind { found: None, .. } | DecodeError::TooLarge { .. },
             ..
         }) => {
+            return Ok(None);
+        }
+        // Of the other kind, and damaged: that kind's error says how.
+        Err(NodeError::Document { source: DecodeError::Kind { found: Some(kind), .. }, .. })
+            if kind == SignedFloatReceipt::KIND =>
+        {
+            receipt::read::<SignedFloatReceipt>(path)?;
             return Ok(None);
         }
         Err(error) => return Err(error),

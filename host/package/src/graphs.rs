@@ -3,6 +3,7 @@
 //! A package that has graphs is of the float tier: its blocks use them, it takes tensors instead of texts, and it
 //! promises a tolerance instead of equal bytes. Nothing else says so, so nothing can contradict it.
 
+use ostrakon_nn::tensor::MAX_RANK;
 use ostrakon_nn::{Encoding, Port, TensorType};
 use ostrakon_protocol::Digest;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,6 @@ use crate::{
 pub const MAX_GRAPHS: usize = 256;
 /// Most inputs and most outputs of a graph.
 pub const MAX_PORTS: usize = 256;
-/// Most dimensions of an input or an output.
-pub const MAX_RANK: usize = 8;
 /// Longest name of an input or an output, in bytes.
 pub const MAX_PORT_NAME: usize = 1024;
 /// The setting of a block that names its graph.
@@ -105,6 +104,12 @@ impl Tolerance {
                 return Err(format!("the tolerance `{name}` is {value}, it must be 0 to 1"));
             }
         }
+        if self.absolute == 0.0 {
+            // Near zero every difference would be beyond it, and honest machines would be accused.
+            return Err(
+                "the tolerance `absolute` is 0: give the smallest difference that matters, such as 1e-6".to_owned()
+            );
+        }
         Ok(())
     }
 }
@@ -137,24 +142,13 @@ impl GraphEntry {
     }
 }
 
-/// Every element type of wasi-nn.
-const ELEMENTS: [TensorType; 7] = [
-    TensorType::Fp16,
-    TensorType::Fp32,
-    TensorType::Fp64,
-    TensorType::Bf16,
-    TensorType::U8,
-    TensorType::I32,
-    TensorType::I64,
-];
-
 impl PortEntry {
     fn validate(&self) -> Result<(), String> {
         if self.name.is_empty() {
             return Err("a name of an input or an output is empty".to_owned());
         }
         check_text("the name of an input or an output", &self.name, MAX_PORT_NAME)?;
-        if !ELEMENTS.iter().any(|known| known.name() == self.element) {
+        if TensorType::from_name(&self.element).is_none() {
             return Err(format!("the element type {} is not one of wasi-nn's", quote(&self.element)));
         }
         let shape = self.shape.as_deref().unwrap_or_default();
@@ -169,11 +163,10 @@ impl PortEntry {
 
     /// As wasi-nn has it. The manifest was validated.
     pub fn port(&self) -> Port {
-        let element = ELEMENTS.into_iter().find(|known| known.name() == self.element);
         let size = |&size: &i64| u32::try_from(size).ok();
         Port {
             name: self.name.clone(),
-            element: element.unwrap_or(TensorType::Fp32),
+            element: TensorType::from_name(&self.element).unwrap_or(TensorType::Fp32),
             shape: self.shape.as_ref().map(|shape| shape.iter().map(size).collect()),
         }
     }

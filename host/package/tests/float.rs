@@ -94,6 +94,7 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         ("[tolerance]", tokenizer.as_str(), "neither tokenizer nor max_tokens"),
         ("absolute = 0.25", "absolute = -0.25", "must be 0 to 1"),
         ("absolute = 0.25", "absolute = nan", "must be 0 to 1"),
+        ("absolute = 0.25", "absolute = 0.0", "the smallest difference that matters"),
         ("relative = 0.125", "relative = inf", "must be 0 to 1"),
         ("encoding = \"onnx\"", "encoding = \"pytorch\"", "not onnx or openvino"),
         ("encoding = \"openvino\"", "encoding = \"onnx\"", "its own file"),
