@@ -196,6 +196,7 @@ impl Loose {
             batches: batches.collect(),
             outputs: self.outputs.clone(),
             answer: self.answer,
+            swarm: None,
         };
         let id = receipt.digest();
         let signed = SignedReceipt::sign(&signers.issuer, receipt, self.asked.clone());

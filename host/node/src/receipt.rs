@@ -95,7 +95,7 @@ impl Model {
         };
         let batches = (0..).zip(borders.batches).map(leg).collect();
         let outputs = answer.outputs.iter().map(|output| output.digest).collect();
-        Receipt { request, package, profile, batches, outputs, answer: answer.digest }
+        Receipt { request, package, profile, batches, outputs, answer: answer.digest, swarm: None }
     }
 }
 

@@ -46,6 +46,19 @@ impl Context {
     /// A message of a quorum.
     pub(crate) const BALLOT: Self = Self("ostrakon 2026 quorum ballot v1");
 
+    /// What a node says of itself.
+    pub(crate) const STATUS: Self = Self("ostrakon 2026 node status v1");
+    /// A fleet as one node saw it.
+    pub(crate) const SNAPSHOT: Self = Self("ostrakon 2026 fleet snapshot v1");
+    /// A plan and what it follows from.
+    pub(crate) const PLAN: Self = Self("ostrakon 2026 plan v1");
+    /// A job: its id.
+    pub(crate) const JOB: Self = Self("ostrakon 2026 job v1");
+    /// What a verification node says of a receipt.
+    pub(crate) const ATTESTATION: Self = Self("ostrakon 2026 attestation v1");
+    /// What a quorum votes on: one leg of one batch of one job.
+    pub(crate) const LEG_VOTE: Self = Self("ostrakon 2026 leg vote v1");
+
     /// A hasher that has taken in nothing yet.
     pub(crate) fn hasher(self) -> blake3::Hasher {
         blake3::Hasher::new_derive_key(self.0)

@@ -35,6 +35,15 @@ impl Purpose {
     /// To take part in a quorum.
     pub(crate) const BALLOT: Self = Self(b"ostrakon ballot signature v1\0");
 
+    /// To answer for what a node says of itself.
+    pub(crate) const STATUS: Self = Self(b"ostrakon status signature v1\0");
+    /// To answer for a plan.
+    pub(crate) const PLAN: Self = Self(b"ostrakon plan signature v1\0");
+    /// To ask for something.
+    pub(crate) const JOB: Self = Self(b"ostrakon job signature v1\0");
+    /// To answer for an audit.
+    pub(crate) const ATTESTATION: Self = Self(b"ostrakon attestation signature v1\0");
+
     fn message(self, digest: &Digest) -> Vec<u8> {
         [self.0, digest.as_bytes()].concat()
     }

@@ -17,27 +17,37 @@
 //! 5. [`trace`] and [`dispute`]: the digests of a block's operations, and how two nodes that disagree are
 //!    led to the first operation that differs; [`trace_file`]: the operands beside the digests.
 //! 6. [`quorum`]: commit, then reveal, so that nobody votes by copying.
+//! 7. [`status`], [`plan`] and [`vrf`]: what nodes say of themselves, who was chosen, and that lots were drawn
+//!    fairly. [`job`] and [`wire`]: what clients and nodes send to each other.
 
 pub mod digest;
 pub mod dispute;
 pub mod encoding;
 pub mod float_receipt;
+pub mod job;
 pub mod key;
 pub mod payload;
+pub mod plan;
 pub mod quorum;
 pub mod receipt;
 pub mod request;
+pub mod status;
 pub mod trace;
 pub mod trace_file;
 pub mod transcript;
+pub mod vrf;
+pub mod wire;
 
 pub use digest::{Context, Digest};
 pub use encoding::{DecodeError, Document, decode, encode};
 pub use float_receipt::{FloatReceipt, NamedTensor, SignedFloatReceipt};
+pub use job::{Attestation, Finding, Job, JobAnswer, SignedJob, Verify};
 pub use key::{PublicKey, Purpose, Signature, SigningKey};
 pub use payload::PayloadError;
-pub use receipt::{Batch, Leg, Place, Receipt, Seal, SignedReceipt, Step};
+pub use plan::{BlockNeeds, Observation, Plan, PlanRecord, PlanRequest, PlannedLeg, SignedPlan, Snapshot};
+pub use receipt::{Batch, Leg, Place, Receipt, Seal, SignedReceipt, Step, Swarm, Witness};
 pub use request::Request;
+pub use status::{Hardware, Load, Roles, Served, SignedStatus, Status, UsedPlugin};
 pub use trace::{Operation, SignedTrace, Trace};
 pub use trace_file::{StoredTensor, TraceFile};
 pub use transcript::{BlockContent, BlockRange, BlockTranscript, Transcript};

@@ -89,6 +89,43 @@ pub struct Receipt {
     /// Of all outputs together.
     #[n(5)]
     pub answer: Digest,
+    /// How a swarm came to it. `None`: one machine ran it.
+    #[n(6)]
+    pub swarm: Option<Swarm>,
+}
+
+/// What a receipt of a swarm says beside what was run.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Swarm {
+    /// The job.
+    #[n(0)]
+    pub job: Digest,
+    /// Of the plans, in the order in which they were made.
+    #[n(1)]
+    pub plans: Vec<Digest>,
+    /// Nodes that ran the same leg with the same result.
+    #[n(2)]
+    pub witnesses: Vec<Witness>,
+}
+
+/// A node that signs the very steps of somebody else's leg as its own.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Witness {
+    /// Which batch, counted from 0.
+    #[n(0)]
+    pub batch: u32,
+    /// Which leg of it, counted from 0.
+    #[n(1)]
+    pub leg: u32,
+    /// Who.
+    #[n(2)]
+    pub node: PublicKey,
+    /// What did its integer products.
+    #[n(3)]
+    pub backend: String,
+    /// The node's, over these steps as a leg of its own.
+    #[n(4)]
+    pub signature: Signature,
 }
 
 /// What a node signs: its leg and everything that leads to it.
@@ -140,6 +177,13 @@ impl Leg {
     pub fn is_signed(&self, place: &Place) -> bool {
         let digest = Self::signed(place, &self.node, &self.backend, &self.steps);
         self.node.signed(Purpose::LEG, &digest, &self.signature)
+    }
+
+    /// Whether a witness signed the steps of this leg for this place.
+    #[must_use]
+    pub fn is_witnessed(&self, place: &Place, witness: &Witness) -> bool {
+        let digest = Self::signed(place, &witness.node, &witness.backend, &self.steps);
+        witness.node.signed(Purpose::LEG, &digest, &witness.signature)
     }
 
     fn signed(place: &Place, node: &PublicKey, backend: &str, steps: &[Step]) -> Digest {

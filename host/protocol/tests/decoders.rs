@@ -119,6 +119,7 @@ fn receipt() -> SignedReceipt {
         batches: vec![Batch { texts: 3, lengths, legs: vec![leg] }],
         outputs: vec![digest(7); 3],
         answer: digest(8),
+        swarm: None,
     };
     SignedReceipt::sign(&key(), receipt, Some(request))
 }

@@ -29,7 +29,7 @@ fn receipt() -> Receipt {
         Batch { texts: 2, lengths, legs: vec![leg(1, 0..2), leg(2, 2..4)] }
     };
     let batches = vec![batch(0), batch(1)];
-    Receipt { request, package, profile, batches, outputs: vec![digest(7)], answer: digest(8) }
+    Receipt { request, package, profile, batches, outputs: vec![digest(7)], answer: digest(8), swarm: None }
 }
 
 #[test]

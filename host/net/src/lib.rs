@@ -1,0 +1,1 @@
+//! Peers: finding them, hearing their status, asking them, streaming to them.
