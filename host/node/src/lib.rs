@@ -44,6 +44,7 @@ pub mod receipt;
 pub mod recipe;
 mod replay;
 pub mod store;
+pub mod swarm;
 pub mod tokenizer_admission;
 pub mod tokens;
 pub mod trace;

@@ -1,0 +1,1 @@
+//! The swarm: a node among nodes, and clients of them.
