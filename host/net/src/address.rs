@@ -6,6 +6,7 @@
 use crate::error::NetError;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use std::net::SocketAddr;
 
 /// Where something is, as far as it counts against a limit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +53,16 @@ pub(crate) fn split(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
 pub(crate) fn complete(address: Multiaddr, peer: PeerId) -> Multiaddr {
     let (address, _) = split(address);
     address.with(Protocol::P2p(peer))
+}
+
+/// The socket that listening at a TCP address binds.
+pub(crate) fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    match (parts.next(), parts.next()) {
+        (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => Some((ip, port).into()),
+        (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port))) => Some((ip, port).into()),
+        _ => None,
+    }
 }
 
 /// Where an address is.

@@ -15,7 +15,7 @@ mod questions;
 mod reach;
 mod statuses;
 
-use crate::address::{complete, parse, place};
+use crate::address::{complete, parse, place, tcp_socket};
 use crate::behaviour::{Protocols, ProtocolsEvent, build};
 use crate::client::Command;
 use crate::config::{NetConfig, NetLimits};
@@ -138,7 +138,12 @@ async fn listeners(
     let bad = |address: &str, reason: String| NetError::Address { address: address.to_owned(), reason };
     let mut waiting = HashMap::new();
     for address in listen {
-        let id = swarm.listen_on(parse(address)?).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
+        let parsed = parse(address)?;
+        if let Some(socket) = tcp_socket(&parsed) {
+            // libp2p shares ports: another process at the same one would get half of the connections, and nobody would say so.
+            std::net::TcpListener::bind(socket).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
+        }
+        let id = swarm.listen_on(parsed).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
         waiting.insert(id, address.as_str());
     }
     let mut early = VecDeque::new();

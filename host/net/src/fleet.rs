@@ -153,12 +153,6 @@ impl Fleet {
         }
     }
 
-    /// This node's own status, as it was published last.
-    pub(crate) fn own(&self) -> Option<SignedStatus> {
-        let table = self.table();
-        table.entries.get(table.own.as_ref()?).map(|entry| entry.status.clone())
-    }
-
     /// Whether a status would be news, before anything is computed to check it.
     pub(crate) fn is_news(&self, status: &SignedStatus) -> bool {
         let table = self.table();
