@@ -21,16 +21,33 @@ use ostrakon_package::Home;
 use ostrakon_protocol::wire::{Refusal, Reply};
 use ostrakon_protocol::{Attestation, Digest, Finding, PublicKey, SignedReceipt, decode};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::{Mutex as Queue, Semaphore};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Mutex as Queue;
 
 /// Packages that stay open for audits.
 const OPEN: usize = 2;
 
 /// The queue of audits, and what is open for them.
 pub(super) struct Audits {
-    places: Semaphore,
+    places: usize,
+    /// Who waits, or is being served.
+    waiting: Mutex<Vec<PublicKey>>,
     open: Arc<Queue<Vec<OpenAudit>>>,
+}
+
+/// A place in the queue.
+struct Waiting<'a> {
+    audits: &'a Audits,
+    peer: PublicKey,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.audits.waiting();
+        if let Some(at) = waiting.iter().position(|peer| *peer == self.peer) {
+            waiting.swap_remove(at);
+        }
+    }
 }
 
 struct OpenAudit {
@@ -40,20 +57,39 @@ struct OpenAudit {
 
 impl Audits {
     pub(super) fn new(places: usize) -> Self {
-        Self { places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)), open: Arc::default() }
+        Self { places, waiting: Mutex::default(), open: Arc::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<PublicKey>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place in the queue. One peer has at most half of them.
+    fn enter(&self, peer: PublicKey) -> Result<Waiting<'_>, Refused> {
+        let mut waiting = self.waiting();
+        let own = waiting.iter().filter(|other| **other == peer).count();
+        let busy = |reason: String| Err(Refused::new(Refusal::Busy, reason));
+        if waiting.len() >= self.places {
+            return busy(format!("{} audits are waiting already", self.places));
+        }
+        if own >= self.places.div_ceil(2) {
+            return busy(format!("{own} audits of the same peer are waiting already"));
+        }
+        waiting.push(peer);
+        Ok(Waiting { audits: self, peer })
     }
 }
 
 impl Serving {
     /// Audit an encoded receipt that travels with its request: each step with this probability in thousandths.
-    pub async fn audit(&self, _from: PublicKey, receipt: &[u8], per_mille: u32) -> Reply {
-        match self.try_audit(receipt, per_mille).await {
+    pub async fn audit(&self, from: PublicKey, receipt: &[u8], per_mille: u32) -> Reply {
+        match self.try_audit(from, receipt, per_mille).await {
             Ok(attestation) => Reply::Audited(attestation),
             Err(refused) => self.refuse(refused),
         }
     }
 
-    async fn try_audit(&self, receipt: &[u8], per_mille: u32) -> Result<Attestation, Refused> {
+    async fn try_audit(&self, from: PublicKey, receipt: &[u8], per_mille: u32) -> Result<Attestation, Refused> {
         if !self.settings.roles.verification {
             return Err(Refused::new(Refusal::NotHere, "this node audits nothing for others"));
         }
@@ -73,10 +109,7 @@ impl Serving {
         if signed.receipt.steps().any(|(_, node, _)| node == own) {
             return Err(Refused::new(Refusal::NotHere, "this node ran a part of it and does not audit itself"));
         }
-        let _place =
-            self.audits.places.try_acquire().map_err(|_| {
-                Refused::new(Refusal::Busy, format!("{} audits are waiting already", self.settings.audits))
-            })?;
+        let _place = self.audits.enter(from)?;
         let package = signed.receipt.package;
         let directory = self.table.directory(&package);
         let home = self.home.clone();
@@ -147,5 +180,24 @@ fn finding(verdict: Verdict) -> Finding {
             }
         }
         Verdict::Indeterminate(reasons) => Finding::Indeterminate { reason: bounded(reasons.join("; ")) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostrakon_protocol::SigningKey;
+
+    #[test]
+    fn one_peer_cannot_fill_the_queue() {
+        let [a, b, c] = [1, 2, 3].map(|seed| SigningKey::from_seed(&[seed; 32]).public());
+        let audits = Audits::new(4);
+        let first = audits.enter(a).unwrap();
+        let _second = audits.enter(a).unwrap();
+        assert_eq!(audits.enter(a).err().unwrap().why, Refusal::Busy);
+        let _others = (audits.enter(b).unwrap(), audits.enter(b).unwrap());
+        assert!(audits.enter(c).err().unwrap().reason.contains("4 audits"));
+        drop(first);
+        audits.enter(c).unwrap();
     }
 }

@@ -27,6 +27,9 @@ use std::time::Duration;
 /// Most time until a stream says which session it is for.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// For how long a peer that was refused something is let finish what it sends, so that it comes to hear why.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// The stream of a session, as this node sees it.
 pub(super) type Stream = FrameStream<ToNode, FromNode>;
 
@@ -49,7 +52,12 @@ impl End {
 
 impl From<NetError> for End {
     fn from(error: NetError) -> Self {
-        Self::Broken(error)
+        match error {
+            NetError::Timeout { .. } => {
+                Refused::new(Refusal::Busy, "nothing came for too long: the session is over").into()
+            }
+            other => Self::Broken(other),
+        }
     }
 }
 
@@ -97,11 +105,13 @@ impl Serving {
                 // Whoever does not hear it sees that the stream ends.
                 let _ = stream.send(&FromNode::Failed { call: calls, why, reason }, &[]).await;
                 let _ = stream.finish().await;
+                linger(&mut stream).await;
                 offence
             }
+            // What was wrong with the bytes themselves, the stream has reported.
             End::Broken(error) => {
                 tracing::debug!(%from, %error, "a session breaks");
-                matches!(error, NetError::Decode(_) | NetError::TooLarge { .. }).then_some(Offence::Malformed)
+                None
             }
         }
     }
@@ -244,6 +254,13 @@ fn kept(kept: &mut VecDeque<Sealed>, call: u32) -> Result<&mut Sealed, End> {
     kept.iter_mut().find(|sealed| sealed.call == call).ok_or_else(|| {
         End::wrong(format!("there is no sealed call {call}: the last {KEPT_CALLS} of a session are kept"))
     })
+}
+
+/// Throw away what still comes.
+async fn linger(stream: &mut Stream) {
+    let mut unwanted = vec![0; 64 << 10];
+    let rest = async { while let Ok(1..) = stream.read(&mut unwanted).await {} };
+    let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
 async fn send(
