@@ -6,5 +6,6 @@ pub mod native;
 pub mod onnx;
 pub mod packed;
 pub mod serving;
+pub mod swarm;
 pub mod tiny;
 pub mod trial;
