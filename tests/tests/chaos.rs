@@ -33,7 +33,7 @@ fn parts(package: &Path) -> Vec<Part> {
     };
     let shards = |at: usize| {
         let left_out = at % 3;
-        (0..3).filter(|&shard| shard != left_out).map(|shard| format!("shard{shard}")).collect()
+        (0..3).filter(|&shard| shard != left_out).map(|shard| format!("shard-{shard}")).collect()
     };
     let part = |at| Part {
         operator: format!("operator-{at}"),
