@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use libp2p::request_response::{self, InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
 use ostrakon_protocol::PublicKey;
 use ostrakon_protocol::wire::{Ask, Refusal, Reply};
 use std::collections::HashMap;
@@ -86,7 +86,14 @@ impl EventLoop {
     pub(super) fn control(&mut self, event: request_response::Event<Query, Reply>) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
-                Message::Request { request, channel, .. } => self.asked(peer, request.ask, channel),
+                Message::Request { request, channel, .. } => match (request.ask, node_of(&peer)) {
+                    (Ok(ask), _) => self.asked(peer, ask, channel),
+                    (Err(reason), Some(node)) => {
+                        tracing::debug!(%node, reason, "not a question");
+                        self.offended(node, Offence::Malformed);
+                    }
+                    (Err(_), None) => {}
+                },
                 Message::Response { request_id, response } => match self.questions.asked.remove(&request_id) {
                     Some((_, Asker::Client(answer))) => tell(answer, Ok(response)),
                     Some((node, Asker::Fleet(after, left))) => self.fleet_page(node, after, left, response),
@@ -103,11 +110,6 @@ impl EventLoop {
             }
             request_response::Event::InboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a question came to nothing");
-                if let (InboundFailure::Io(error), Some(node)) = (error, node_of(&peer))
-                    && error.kind() == ErrorKind::InvalidData
-                {
-                    self.offended(node, Offence::Malformed);
-                }
             }
             request_response::Event::ResponseSent { .. } => {}
         }

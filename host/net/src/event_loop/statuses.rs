@@ -116,7 +116,7 @@ impl EventLoop {
     }
 
     fn ask_page(&mut self, node: PublicKey, after: Option<PublicKey>, left: usize) {
-        let query = Query { ask: Ask::Fleet { after }, within: PAGE };
+        let query = Query { ask: Ok(Ask::Fleet { after }), within: PAGE };
         self.send_question(node, query, Asker::Fleet(after, left));
     }
 

@@ -46,10 +46,8 @@ async fn five_nodes_know_each_other_and_a_sixth_that_comes_later_knows_them() {
     let mut drains = status(1, nodes[1].addresses(), now()).status;
     drains.draining = true;
     nodes[1].publish(ostrakon_protocol::SignedStatus::sign(&key(1), drains)).await;
-    until("the late one hears news", async || {
-        late.fleet().status(&nodes[1].node()).is_some_and(|s| s.status.draining)
-    })
-    .await;
+    until("the late one hears news", async || late.fleet().status(&nodes[1].node()).is_some_and(|s| s.status.draining))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
