@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(300);
 /// Round trips are measured this often, and must not take longer than [`PING`].
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// The longest round trip.
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(6);
 /// The longest exchange of a question and its answer, whatever whoever asks says.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 /// Contents that are remembered for others.

@@ -151,14 +151,16 @@ impl Fleet {
         Reply::Fleet { statuses, reputation, more }
     }
 
-    /// This node's own status.
-    pub(crate) fn publish(&self, status: SignedStatus) {
+    /// This node's own status. Whether it is.
+    pub(crate) fn publish(&self, status: SignedStatus) -> bool {
         let mut table = self.table();
-        if table.own == Some(status.status.node) {
+        let own = table.own == Some(status.status.node);
+        if own {
             let pace = Bucket::full(BURST);
             let entry = Entry { heard: Instant::now(), places: Vec::new(), contradicted: false, pace, status };
             table.entries.insert(entry.status.status.node, entry);
         }
+        own
     }
 
     /// Whether a status would be news, before anything is computed to check it.
@@ -326,8 +328,7 @@ impl Table {
 fn age(issued: u64) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let issued = Duration::from_millis(issued);
-    let apart = if issued > now { issued - now } else { now - issued };
-    (apart <= SKEW).then(|| now.saturating_sub(issued))
+    (issued.abs_diff(now) <= SKEW).then(|| now.saturating_sub(issued))
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl EventLoop {
     fn asked(&mut self, peer: PeerId, ask: Ask, channel: ResponseChannel<Reply>) {
         let Some(from) = node_of(&peer).filter(|node| !self.fleet.banned(node)) else { return };
         let reply = match self.allowed(peer, from, &ask) {
-            Err(busy) => busy,
+            Err(busy) => busy.into(),
             Ok(()) => match ask {
                 Ask::Fleet { after } => self.fleet.page(after),
                 ask => match self.hand_out(peer, from, ask) {
@@ -145,7 +145,7 @@ impl EventLoop {
                         self.questions.answering.push(reply.map(move |reply| (peer, channel, reply)).boxed());
                         return;
                     }
-                    Err(busy) => busy,
+                    Err(busy) => busy.into(),
                 },
             },
         };
@@ -153,7 +153,7 @@ impl EventLoop {
     }
 
     /// Take a token.
-    fn allowed(&mut self, peer: PeerId, from: PublicKey, ask: &Ask) -> Result<(), Reply> {
+    fn allowed(&mut self, peer: PeerId, from: PublicKey, ask: &Ask) -> Result<(), Busy> {
         let rate = self.limits.questions_per_second;
         let burst = rate.saturating_mul(2);
         let allowance = self.questions.allowances.entry(peer).or_insert_with(|| Allowance {
@@ -170,19 +170,19 @@ impl EventLoop {
             allowance.excess = 0;
             self.offended(from, Offence::TooMuch);
         }
-        Err(busy(format!("at most {rate} questions a second are answered")))
+        Err(Busy(format!("at most {rate} questions a second are answered")))
     }
 
     /// Into the event queue, if there is room.
-    fn hand_out(&mut self, peer: PeerId, from: PublicKey, ask: Ask) -> Result<oneshot::Receiver<Reply>, Reply> {
+    fn hand_out(&mut self, peer: PeerId, from: PublicKey, ask: Ask) -> Result<oneshot::Receiver<Reply>, Busy> {
         let count = self.questions.waiting.get(&peer).copied().unwrap_or(0);
         if count >= WAITING_PER_PEER || self.questions.answering.len() >= WAITING {
-            return Err(busy("too many questions wait for their answers".to_owned()));
+            return Err(Busy("too many questions wait for their answers".to_owned()));
         }
         let (answer, answered) = oneshot::channel();
         let question = Event::Question(Question { from, ask, answer });
         if !self.backlog.is_empty() || self.events.try_send(question).is_err() {
-            return Err(busy("the queue of questions is full".to_owned()));
+            return Err(Busy("the queue of questions is full".to_owned()));
         }
         self.questions.waiting.insert(peer, count + 1);
         Ok(answered)
@@ -200,6 +200,11 @@ impl EventLoop {
     }
 }
 
-fn busy(reason: String) -> Reply {
-    Reply::Refused { why: Refusal::Busy, reason }
+/// Why a question is not taken now.
+struct Busy(String);
+
+impl From<Busy> for Reply {
+    fn from(Busy(reason): Busy) -> Self {
+        Self::Refused { why: Refusal::Busy, reason }
+    }
 }

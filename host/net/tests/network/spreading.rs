@@ -34,7 +34,7 @@ async fn five_nodes_know_each_other_and_a_sixth_that_comes_later_knows_them() {
     // It only hears what was said before.
     let (late, events) = node_knowing(9, &nodes[2]).await;
     answering(events);
-    all_know(&[late.clone()], 5).await;
+    all_know(std::slice::from_ref(&late), 5).await;
     // A client that listens nowhere learns it too.
     let config = ostrakon_net::NetConfig { listen: vec![], ..crate::nodes::config(10) };
     let (client, mut events) = Client::start(config).await.unwrap();
