@@ -5,5 +5,7 @@ pub mod forge;
 pub mod native;
 pub mod onnx;
 pub mod packed;
+pub mod serving;
+pub mod swarm;
 pub mod tiny;
 pub mod trial;
