@@ -227,7 +227,9 @@ fn nobody_gets_more_by_what_it_says() {
         let plans = (0..400).map(|at| component.plan(&request, &snapshot, &lots(at)).unwrap().said.unwrap());
         plans.filter(|plan| plan.legs[0].replicas == [9]).count()
     };
-    // Node 9 was never measured. Absurd words get it no more than its turn among equals.
+    // Node 9 was never measured: it has its turn among equals, and one plan of eight is for trying. Words add nothing.
+    let silent = share(&|_| ());
+    assert!((40..130).contains(&silent), "{silent}");
     let absurd: [&dyn Fn(&mut Snapshot); 5] = [
         &|s| s.served[9].rows_per_second = 1 << 50,
         &|s| s.nodes[9].threads = u32::MAX,
@@ -240,7 +242,7 @@ fn nobody_gets_more_by_what_it_says() {
     ];
     for (at, change) in absurd.into_iter().enumerate() {
         let count = share(change);
-        assert!(count <= 70, "word {at}: {count} of 400 for one of ten");
+        assert!(count < 130, "word {at}: {count} of 400 for one of ten");
     }
     // A modest word is believed.
     assert_eq!(share(&|s| s.served[9].rows_per_second = 1), 0);
@@ -254,7 +256,7 @@ fn an_absurd_word_does_not_win_where_nothing_was_measured() {
     let mut component = scheduler();
     let plans = (0..400).map(|at| component.plan(&request(6), &snapshot, &lots(at)).unwrap().said.unwrap());
     let count = plans.filter(|plan| plan.legs[0].replicas == [9]).count();
-    assert!(count <= 70, "{count} of 400 for one of ten");
+    assert!(count < 130, "{count} of 400 for one of ten");
 }
 
 #[test]

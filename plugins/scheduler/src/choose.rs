@@ -11,7 +11,7 @@
 
 use crate::bindings::exports::ostrakon::plugin::scheduling::{self as wit, Failure, Leg, Planned, Request, Snapshot};
 use crate::draw::Lots;
-use crate::fleet::{Candidate, Fleet, Task, step, unserved};
+use crate::fleet::{Candidate, Doubt, Fleet, Task, step, unserved};
 use crate::path;
 use std::collections::BTreeMap;
 
@@ -21,16 +21,24 @@ const SLACK: u64 = 16;
 const SHADOWS: usize = 3;
 /// Auditors of a plan.
 const AUDITORS: usize = 3;
+/// Of so many plans, one tries everybody again, and so many try nodes that were never measured.
+const DRAWS: usize = 256;
+const UNMEASURED: usize = 33;
 /// Operators that are tried to be kept for auditing.
 const MAX_KEPT: usize = 8;
 
 /// The plan.
 pub(crate) fn plan(request: &Request, snapshot: &Snapshot, randomness: &[u8]) -> Result<Planned, Failure> {
-    let lots = Lots::new(randomness)
+    let mut lots = Lots::new(randomness)
         .ok_or_else(|| crate::fleet::bad(format!("{} bytes of randomness: it has 64", randomness.len())))?;
     let task = Task::new(request)?;
     let fleet = Fleet::new(request, &task, snapshot)?;
-    let candidates = fleet.candidates(&task, false);
+    let doubt = match lots.below(DRAWS) {
+        0 => Doubt::Everybody,
+        1..UNMEASURED => Doubt::Unmeasured,
+        _ => Doubt::Nobody,
+    };
+    let candidates = fleet.candidates(&task, false, doubt);
     let gaps = unserved(&candidates, task.blocks);
     if !gaps.is_empty() {
         return Err(Failure::Unserved(gaps));

@@ -11,11 +11,12 @@ pub(crate) const ONE: i64 = 1 << BITS;
 pub(crate) fn log2(x: u128) -> i64 {
     let x = x.max(1);
     let whole = x.ilog2();
-    // The mantissa with 31 fractional bits: in [1, 2).
-    let mut mantissa = if whole >= 31 { x >> (whole - 31) } else { x << (31 - whole) };
+    // The mantissa with 31 fractional bits: in [1, 2), so that its square fits into 64 bits.
+    let mantissa = if whole >= 31 { x >> (whole - 31) } else { x << (31 - whole) };
+    let mut mantissa = u64::try_from(mantissa).unwrap_or(1 << 31);
     let mut log = i64::from(whole) << BITS;
     for bit in (0..BITS).rev() {
-        mantissa = (mantissa * mantissa) >> 31;
+        mantissa = mantissa.wrapping_mul(mantissa) >> 31;
         if mantissa >= 1 << 32 {
             mantissa >>= 1;
             log |= 1 << bit;
@@ -49,13 +50,13 @@ pub(crate) fn exp2(x: i64) -> u64 {
     if whole >= 62 {
         return 1 << 62;
     }
-    let mut value: u128 = 1 << 30;
+    let mut value: u64 = 1 << 30;
     for (at, root) in ROOTS.into_iter().enumerate() {
         if (x >> (BITS as usize - 1 - at)) & 1 == 1 {
-            value = (value * u128::from(root)) >> 30;
+            value = value.wrapping_mul(root) >> 30;
         }
     }
-    u64::try_from((value << whole) >> 30).unwrap_or(1 << 62)
+    u64::try_from((u128::from(value) << whole) >> 30).unwrap_or(1 << 62)
 }
 
 /// The product of two values, cut towards minus infinity.

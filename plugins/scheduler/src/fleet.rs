@@ -36,6 +36,17 @@ pub(crate) fn bad(what: impl Into<String>) -> Failure {
     Failure::BadInput(what.into())
 }
 
+/// Whom a plan gives the benefit of the doubt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nobody: as it is for most plans.
+    Nobody,
+    /// Nodes that were never measured: up to four times as fast as the best that was.
+    Unmeasured,
+    /// Nodes that were slower than others alike, too: they might have recovered.
+    Everybody,
+}
+
 /// One batch of the request.
 pub(crate) struct Task {
     /// Blocks.
@@ -207,7 +218,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Every range of blocks that a node can run, priced. Where `busy`, those too that only lack a free slot.
-    pub(crate) fn candidates(&self, task: &Task, busy: bool) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, task: &Task, busy: bool, doubt: Doubt) -> Vec<Candidate> {
         let mut raw = Vec::with_capacity(self.served.len());
         for served in self.served {
             let at = served.node as usize;
@@ -218,14 +229,17 @@ impl<'a> Fleet<'a> {
             }
             let work = task.work(served.from, served.to);
             let x = self.features(node, work, task.rows);
-            let y = known.predict(&self.weights, &x);
+            let mut y = known.predict(&self.weights, &x);
+            if doubt == Doubt::Everybody {
+                y = y.min(Known::default().predict(&self.weights, &x));
+            }
             raw.push(Raw { served: *served, y, work, measured: known.is_measured() });
         }
         let floors = Floors::new(self.nodes, &raw);
         let unknown = self.usual_round_trip();
         let price = |raw: &Raw| {
             let node = self.nodes.get(raw.served.node as usize)?;
-            let y = if raw.measured { raw.y } else { floors.of(node, raw, task) };
+            let y = if raw.measured { raw.y } else { floors.of(node, raw, task, doubt) };
             let trips = if task.replicas > 1 { VOTE_ROUND_TRIPS } else { 1 };
             let trip = node.round_trip.map_or(unknown, |micros| micros.min(MOST).saturating_mul(1000));
             let dearer = dearer(node);
@@ -286,7 +300,7 @@ impl Floors {
     }
 
     /// What is believed of a node that was never measured.
-    fn of(&self, node: &Node, raw: &Raw, task: &Task) -> i64 {
+    fn of(&self, node: &Node, raw: &Raw, task: &Task, doubt: Doubt) -> i64 {
         let rows = raw.served.rows_per_second.min(MOST);
         // A second through all of these blocks, for so many rows: the work of a row is that of a batch by its rows.
         let said = (rows > 0).then(|| {
@@ -294,6 +308,7 @@ impl Floors {
             model::cost(1_000_000_000, work.saturating_mul(rows.into()))
         });
         match self.classes.get(&class(node)) {
+            _ if doubt != Doubt::Nobody => said.unwrap_or(raw.y).max(raw.y).max(self.all - 2 * ONE),
             Some(best) => said.unwrap_or(raw.y).max(*best),
             None => said.unwrap_or(raw.y).max(raw.y).max(self.all),
         }

@@ -69,6 +69,7 @@ pub(crate) fn features(task: &Task<'_>) -> Vector {
         load,
         (log2(task.rows.into()) - 6 * ONE) >> 2,
     ]
+    .map(|x| x.clamp(-MOST, MOST))
 }
 
 /// More than 256 threads are not told apart.
@@ -88,8 +89,9 @@ fn simd(name: &str) -> i64 {
     }
 }
 
+/// Both are bounded, so that no sum leaves 64 bits.
 fn dot(a: &Vector, b: &Vector) -> i64 {
-    narrow(a.iter().zip(b).map(|(a, b)| i128::from(*a) * i128::from(*b)).sum::<i128>() >> BITS)
+    a.iter().zip(b).map(|(a, b)| a * b).sum::<i64>() >> BITS
 }
 
 /// What one multiply-add costs, measured.
@@ -226,7 +228,7 @@ impl Known {
 /// Learn from one sample.
 pub(crate) fn learn(shared: &[u8], node: &[u8], task: &Task<'_>, nanoseconds: u64) -> (Vec<u8>, Vec<u8>) {
     let (mut all, mut one) = (Shared::read(shared), Known::read(node));
-    let (x, y) = (features(task).map(|x| x.clamp(-MOST, MOST)), cost(nanoseconds.into(), task.work));
+    let (x, y) = (features(task), cost(nanoseconds.into(), task.work));
     all.learn(&x, y);
     one.learn(&x, y);
     (all.write(), one.write())

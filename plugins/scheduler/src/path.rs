@@ -17,7 +17,7 @@ use crate::fleet::{Candidate, MOST_COST, Task};
 /// Most borders between legs, so most legs.
 const MAX_BORDERS: usize = 96;
 /// Entries into the table of costs up to which nobody is left out.
-const MANY: usize = 1 << 21;
+const MANY: usize = 1 << 17;
 /// Bounds on the slowest leg that are tried.
 const BOUNDS: usize = 16;
 /// Paths that are dearer by this part of the best are as good.

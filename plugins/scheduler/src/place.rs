@@ -10,7 +10,7 @@
 
 use crate::bindings::exports::ostrakon::plugin::scheduling::{Failure, Newcomer, Node, Placement, Request, Snapshot};
 use crate::draw::Lots;
-use crate::fleet::{Fleet, Task, bad, rate, throughput};
+use crate::fleet::{Doubt, Fleet, Task, bad, rate, throughput};
 use crate::model::Known;
 use std::cmp::Reverse;
 
@@ -100,7 +100,7 @@ fn known(fleet: &Fleet<'_>, newcomer: &Newcomer) -> Result<Known, Failure> {
 fn speeds(fleet: &Fleet<'_>, task: &Task, newcomer: &Newcomer) -> (Vec<u64>, Vec<u64>) {
     let blocks = task.blocks as usize;
     let (mut others, mut own) = (vec![0_u64; blocks], vec![0_u64; blocks]);
-    for candidate in fleet.candidates(task, true) {
+    for candidate in fleet.candidates(task, true, Doubt::Nobody) {
         let speed = throughput(candidate.rate, task.work(candidate.from, candidate.to), task.rows).max(1);
         let speeds = if newcomer.node == Some(candidate.node) { &mut own } else { &mut others };
         for total in speeds.get_mut(candidate.from as usize..candidate.to as usize).unwrap_or_default() {
