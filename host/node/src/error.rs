@@ -91,6 +91,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// What a node remembers cannot be read or written.
+    #[error("the node's memory cannot be used: {0}")]
+    Database(String),
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokens(#[from] TokenError),

@@ -1,1 +1,15 @@
 //! The swarm: a node among nodes, and clients of them.
+//!
+//! A job goes through five phases on the scheduling node that takes it: [`submit`], [`choose`], [`execute`],
+//! [`verify`], [`answer`]. The [`coordinator`] leads them and keeps what must survive a restart in [`jobs`].
+
+pub mod answer;
+pub mod choose;
+pub mod coordinator;
+pub mod database;
+pub mod execute;
+pub mod jobs;
+pub mod known;
+pub mod schedule;
+pub mod submit;
+pub mod verify;
