@@ -4,7 +4,9 @@
 //! [`verify`], [`answer`]. The [`coordinator`] leads them and keeps what must survive a restart in [`jobs`].
 
 pub mod answer;
+pub mod check;
 pub mod choose;
+pub mod client;
 pub mod coordinator;
 pub mod database;
 pub mod execute;
