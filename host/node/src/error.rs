@@ -132,6 +132,9 @@ pub enum NodeError {
         /// Why.
         source: ostrakon_protocol::PayloadError,
     },
+    /// No nodes can be chosen for a request, or nothing can be advised.
+    #[error("there is no plan: {0}")]
+    NoPlan(String),
     /// Two receipts have too little in common for a dispute.
     #[error(transparent)]
     Incomparable(#[from] ostrakon_protocol::dispute::Incomparable),

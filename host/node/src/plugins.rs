@@ -13,6 +13,8 @@ pub const GRAPH_BLOCK: &str = "graph-block";
 pub const EXACT_REFERENCE: &str = "exact-reference";
 /// The component that judges receipts.
 pub const VERIFIER: &str = "verifier";
+/// The component that chooses who runs what.
+pub const SCHEDULER: &str = "scheduler";
 
 /// Largest component that is read.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
