@@ -5,5 +5,6 @@ pub mod forge;
 pub mod native;
 pub mod onnx;
 pub mod packed;
+pub mod serving;
 pub mod tiny;
 pub mod trial;

@@ -20,11 +20,11 @@ use ostrakon_package::Home;
 use ostrakon_protocol::{Digest, Plan, PlanRequest, PublicKey, SignedPlan, SigningKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 /// A scheduler component, made ready.
 pub(super) struct Loaded {
-    digest: Digest,
-    scheduler: Mutex<Scheduler>,
+    scheduler: Scheduler,
 }
 
 /// Makes plans, and learns from what comes of them.
@@ -43,20 +43,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Loaded {
     /// Admit a component.
     pub(super) fn new(component: &[u8], home: &Home, options: &RunOptions) -> Result<Arc<Self>, NodeError> {
-        let scheduler = Scheduler::load(component, home, options)?;
-        Ok(Arc::new(Self { digest: scheduler.digest(), scheduler: Mutex::new(scheduler) }))
+        Ok(Arc::new(Self { scheduler: Scheduler::load(component, home, options)? }))
     }
 
     /// Which it is.
     pub(super) const fn digest(&self) -> Digest {
-        self.digest
+        self.scheduler.digest()
     }
 }
 
 impl Choosing {
     pub(super) fn new(loaded: Arc<Loaded>, jobs: Jobs, net: Client, key: Arc<SigningKey>) -> Result<Self, NodeError> {
         let kept = jobs.history()?;
-        let history = kept.and_then(|bytes| match History::decode(&bytes) {
+        let history = kept.and_then(|bytes| match History::from_bytes(&bytes) {
             Ok(history) => Some(history),
             Err(error) => {
                 tracing::warn!(%error, "what was learnt of nodes cannot be read: it is learnt anew");
@@ -82,17 +81,19 @@ impl Choosing {
         let statuses = fleet.statuses();
         let snapshot = {
             let mut history = lock(&self.history);
-            for status in &statuses {
-                let node = &status.status.node;
-                history.heard(*node, fleet.round_trip(node), fleet.reputation(node));
+            for signed in &statuses {
+                let node = signed.status.node;
+                if let Some(took) = fleet.round_trip(&node) {
+                    history.round_trip(node, took);
+                }
             }
             history.snapshot(self.key.public(), now(), statuses)
         };
-        let signed = lock(&loaded.scheduler).plan(&self.key, request, &snapshot)?;
+        let signed = loaded.scheduler.plan(&self.key, request, &snapshot)?;
         covers(work, &signed.record.plan).map_err(|why| {
             NodeError::Setting(format!(
                 "the scheduler component {} made a plan that cannot be used: {why}",
-                loaded.digest
+                loaded.digest()
             ))
         })?;
         self.jobs.planned(&signed, &snapshot)?;
@@ -108,12 +109,19 @@ impl Choosing {
         blamed: &BTreeMap<PublicKey, Trouble>,
     ) -> Result<(), NodeError> {
         let bytes = {
-            let (mut scheduler, mut history) = (lock(&loaded.scheduler), lock(&self.history));
+            let (fleet, mut history) = (self.net.fleet(), lock(&self.history));
             for seen in observed {
+                let Some(signed) = fleet.status(&seen.node) else { continue };
                 let blocks = work.package.needs().get(seen.from as usize..seen.to as usize).unwrap_or_default();
-                let Some(status) = self.net.fleet().status(&seen.node) else { continue };
-                scheduler
-                    .learn(&mut history, Sample { status, blocks: blocks.to_vec(), rows: seen.rows, took: seen.took });
+                let sample = Sample {
+                    node: seen.node,
+                    hardware: signed.status.hardware,
+                    load: signed.status.load,
+                    work: blocks.iter().fold(0, |sum, block| sum.saturating_add(block.work)),
+                    rows: seen.rows,
+                    took: Duration::from_micros(seen.took),
+                };
+                loaded.scheduler.learn(&mut history, &sample)?;
             }
             for (node, trouble) in blamed {
                 match trouble {
@@ -124,7 +132,7 @@ impl Choosing {
                     _ => {}
                 }
             }
-            history.encode()
+            history.to_bytes()
         };
         Ok(self.jobs.keep_history(&bytes)?)
     }

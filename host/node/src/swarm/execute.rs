@@ -89,7 +89,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Most observations that are kept of a job.
-const MAX_OBSERVED: usize = 4096;
+const MAX_OBSERVED: usize = 64;
 
 impl Ledger {
     /// A node did something instead of what it should: it is named, reported, and not used again for this job.

@@ -5,11 +5,14 @@
 //! 1. The package is opened, which verifies every byte of it, and let go again: only the tokenizer and the manifest are
 //!    kept, not the weights.
 //! 2. What a block costs is read off the shapes of its weights: a linear layer multiplies every weight once for each row.
+//! 3. Who leads jobs also runs it once on a few rows ([`Model::borders`]): what crosses each border is then known, and a
+//!    node that sends anything else is found out before the next one gets it.
 
+use super::serve::Border;
 use crate::error::NodeError;
 use crate::execute::inputs;
 use crate::float::expect_tier;
-use crate::load::runtime;
+use crate::load::{Model, runtime};
 use crate::options::{Arithmetic, RunOptions};
 use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::receipt::{element_code, tensor_digest};
@@ -29,6 +32,7 @@ pub struct KnownPackage {
     profile: Digest,
     needs: Vec<BlockNeeds>,
     blocks: Vec<(String, Digest)>,
+    borders: Vec<Border>,
 }
 
 impl std::fmt::Debug for KnownPackage {
@@ -38,11 +42,29 @@ impl std::fmt::Debug for KnownPackage {
 }
 
 impl KnownPackage {
-    /// Open the package in `directory`, as it would be run with these options.
+    /// Open the package in `directory` to lead jobs of it, as it would be run with these options.
+    ///
+    /// # Errors
+    /// The package is refused or is not of the exact tier; a block does not run.
+    pub fn open(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
+        let mut known = Self::open_to_check(directory, policy, home, options)?;
+        known.borders = Model::load(directory, policy, home, options)?.borders()?;
+        for (needs, border) in known.needs.iter_mut().zip(known.borders.iter().skip(1)) {
+            needs.row_bytes = border.row_bytes;
+        }
+        Ok(known)
+    }
+
+    /// Open the package in `directory` to look at answers.
     ///
     /// # Errors
     /// The package is refused or is not of the exact tier; the engine does not start.
-    pub fn open(directory: &Path, policy: &TrustPolicy, home: &Home, options: &RunOptions) -> Result<Self, NodeError> {
+    pub fn open_to_check(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+    ) -> Result<Self, NodeError> {
         let package = Package::open(directory, policy)?;
         expect_tier(package.manifest(), Tier::Exact)?;
         let manifest = package.manifest().clone();
@@ -61,6 +83,7 @@ impl KnownPackage {
             profile: profile(home, options)?,
             needs: needs(&package),
             blocks,
+            borders: Vec::new(),
             manifest,
         })
     }
@@ -88,6 +111,11 @@ impl KnownPackage {
     /// Name and component of each block, in order.
     pub fn blocks(&self) -> &[(String, Digest)] {
         &self.blocks
+    }
+
+    /// What crosses the border before a block; with the number of blocks: after the last one. `None`: it was not run.
+    pub fn border(&self, block: u32) -> Option<&Border> {
+        self.borders.get(block as usize)
     }
 
     /// The batches that texts are run in, at most `most` texts in each; 0: as many as fit.

@@ -2,7 +2,7 @@
 //!
 //! A job goes through five phases on the scheduling node that takes it: [`submit`], [`choose`], [`execute`],
 //! [`verify`], [`answer`]. The [`coordinator`] leads them and keeps what must survive a restart in [`jobs`]. The nodes
-//! of a plan run blocks and audit receipts. On the other side [`client`] asks, and [`check`] believes nothing
+//! of a plan run blocks and audit receipts ([`serve`]). On the other side [`client`] asks, and [`check`] believes nothing
 //! that it cannot see.
 
 pub mod answer;
@@ -16,5 +16,6 @@ pub mod jobs;
 pub mod known;
 pub mod plan_audit;
 pub mod schedule;
+pub mod serve;
 pub mod submit;
 pub mod verify;

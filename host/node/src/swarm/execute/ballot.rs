@@ -16,6 +16,7 @@ use super::looked::{Expected, look_at_output};
 use super::session::{Session, Trouble, unexpected};
 use super::{Done, Run, Stopped};
 use crate::swarm::known::Carried;
+use crate::swarm::serve::Border;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use ostrakon_protocol::quorum::{Commit, Ignored, Phase, Quorum, Reveal};
@@ -186,14 +187,14 @@ impl Line {
         accepted: &Digest,
         mut agreed: Vec<Shown>,
     ) -> Option<Done> {
-        let within = run.patience.control();
+        let border = run.work.package.border(self.to);
         let mut at = 0;
         while let Some(member) = self.members.get_mut(at) {
             let Some(of) = agreed.iter().position(|seen| seen.node == member.node) else {
                 at += 1;
                 continue;
             };
-            match fetched(member, call, run.work.most_bytes(given.texts), accepted, within).await {
+            match fetched(run, given, member, call, border, accepted).await {
                 Ok(output) => {
                     let leg = agreed.remove(of).leg;
                     let witnesses =
@@ -249,15 +250,17 @@ fn counted(quorum: &mut Quorum, seen: &Shown) -> Result<(), Trouble> {
 }
 
 async fn fetched(
+    run: &Run<'_>,
+    given: &Given<'_>,
     member: &mut Session,
     call: u32,
-    most: u64,
+    border: Option<&Border>,
     accepted: &Digest,
-    within: Duration,
 ) -> Result<Carried, Trouble> {
+    let within = run.patience.control();
     member.send(&ToNode::Fetch { call }, &[], within).await?;
-    let answered = member.output(call, most, within).await?;
-    look_at_output(&answered)?;
+    let answered = member.output(call, run.work.most_bytes(given.texts), within).await?;
+    look_at_output(&answered, border, given.texts)?;
     if answered.output.digest == *accepted {
         return Ok(answered.output);
     }

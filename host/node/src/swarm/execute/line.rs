@@ -45,33 +45,13 @@ impl Line {
         let (from, to) = (leg.from, leg.to);
         let mut line =
             Self { from, to, members: Vec::new(), shadows: leg.shadows.iter().copied().collect(), call: 0, pace: 0 };
-        let asked = leg.replicas.iter().map(|&node| line.prepared(run, node));
+        let asked = leg.replicas.iter().map(|&node| prepared(run, node, from, to));
         let mut held: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
         while held.len() < run.replicas() {
             let Some(shadow) = line.next_shadow(run) else { break };
-            held.extend(line.prepared(run, shadow).await);
+            held.extend(prepared(run, shadow, from, to).await);
         }
         (line, held)
-    }
-
-    async fn prepared(&self, run: &Run<'_>, node: PublicKey) -> Option<(PublicKey, Digest)> {
-        let asked = Prepare {
-            job: run.work.id,
-            plan: run.plan_digest,
-            request: run.work.request,
-            package: run.work.package.digest(),
-            from: self.from,
-            to: self.to,
-            rows: run.work.most_rows(),
-            hold: run.hold(),
-        };
-        match prepare(run.net, node, asked, run.patience.control()).await {
-            Ok(session) => Some((node, session)),
-            Err(trouble) => {
-                run.blame(node, trouble);
-                None
-            }
-        }
     }
 
     /// Go ahead with reservations.
@@ -93,7 +73,7 @@ impl Line {
     pub(super) async fn refill(&mut self, run: &Run<'_>) -> Result<(), Stopped> {
         while self.members.len() < run.replicas() {
             let Some(shadow) = self.next_shadow(run) else { break };
-            if let Some((node, session)) = self.prepared(run, shadow).await
+            if let Some((node, session)) = prepared(run, shadow, self.from, self.to).await
                 && let Some(member) = opened(run, node, session).await
             {
                 tracing::info!(job = %run.work.id, %node, from = self.from, to = self.to, "a shadow takes over");
@@ -149,12 +129,12 @@ impl Line {
             let (call, within) = (self.next_call(), self.within(run, given));
             let frame = self.forward(given, call, false);
             let Some(member) = self.members.first_mut() else { continue };
-            let (node, start) = (member.node, Instant::now());
+            let (node, border, start) = (member.node, run.work.package.border(self.to), Instant::now());
             let result = async {
                 member.send(&frame, &given.input.bytes, within).await?;
                 let answered = member.output(call, run.work.most_bytes(given.texts), within).await?;
                 expected.look(node, &answered.leg)?;
-                look_at_output(&answered)?;
+                look_at_output(&answered, border, given.texts)?;
                 Ok::<_, Trouble>(answered)
             };
             match result.await {
@@ -182,6 +162,26 @@ async fn opened(run: &Run<'_>, node: PublicKey, session: Digest) -> Option<Sessi
         Err(trouble) => {
             run.blame(node, trouble);
             tokio::spawn(abort(run.net.clone(), node, session));
+            None
+        }
+    }
+}
+
+async fn prepared(run: &Run<'_>, node: PublicKey, from: u32, to: u32) -> Option<(PublicKey, Digest)> {
+    let asked = Prepare {
+        job: run.work.id,
+        plan: run.plan_digest,
+        request: run.work.request,
+        package: run.work.package.digest(),
+        from,
+        to,
+        rows: run.work.most_rows(),
+        hold: run.hold(),
+    };
+    match prepare(run.net, node, asked, run.patience.control()).await {
+        Ok(session) => Some((node, session)),
+        Err(trouble) => {
+            run.blame(node, trouble);
             None
         }
     }

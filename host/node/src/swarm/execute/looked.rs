@@ -3,9 +3,8 @@
 //! Whether the output is right cannot be seen here: that is for quorums and audits.
 
 use super::session::{Answered, Trouble};
-use crate::receipt::element_type;
-use crate::swarm::known::Carried;
-use ostrakon_nn::tensor::byte_size;
+use crate::swarm::known::BatchInput;
+use crate::swarm::serve::Border;
 use ostrakon_protocol::status::MAX_NAME;
 use ostrakon_protocol::{Digest, Leg, Place, PublicKey};
 
@@ -46,21 +45,17 @@ impl Expected<'_> {
     }
 }
 
-/// Whether the output that came is the one that the leg names, with a shape that its bytes have.
-pub(super) fn look_at_output(answered: &Answered) -> Result<(), Trouble> {
+/// Whether the output that came is the one that the leg names, and what crosses the border there: the next node must not
+/// be given anything that it has to refuse.
+pub(super) fn look_at_output(answered: &Answered, border: Option<&Border>, texts: &BatchInput) -> Result<(), Trouble> {
     let Answered { leg, output, .. } = answered;
-    shape(output)?;
+    if let Some(border) = border {
+        let rows = u32::try_from(texts.rows).unwrap_or(u32::MAX);
+        let count = u32::try_from(texts.texts.len()).unwrap_or(u32::MAX);
+        border.expect(&output.header, rows, count).map_err(Trouble::Malformed)?;
+    }
     match leg.steps.last() {
         Some(step) if step.output == output.digest => Ok(()),
         _ => Err(Trouble::Wrong("the output that it sent is not the one that it signed".into())),
     }
-}
-
-fn shape(output: &Carried) -> Result<(), Trouble> {
-    let header = &output.header;
-    let size = element_type(header.element).and_then(|ty| byte_size(&header.dimensions, ty).ok());
-    if header.dimensions.len() <= ostrakon_nn::tensor::MAX_RANK && size == Some(header.bytes) {
-        return Ok(());
-    }
-    Err(Trouble::Malformed("a tensor whose bytes do not fit its shape".into()))
 }

@@ -12,6 +12,9 @@ use ostrakon_protocol::{Digest, PublicKey};
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// Bytes a second that a tensor must come with.
+const LEAST_SPEED: u64 = 1 << 20;
+
 /// What a node did instead of what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -173,8 +176,9 @@ impl Session {
     pub(super) async fn output(&mut self, call: u32, most: u64, within: Duration) -> Result<Answered, Trouble> {
         match self.next(within).await? {
             FromNode::Output { call: of, leg, tensor, took } if of == call => {
-                // A tensor arrives as fast as the link; its reader has a least speed of its own.
-                let bytes = self.stream.payload(tensor.bytes, most).await?;
+                let arriving = within.saturating_add(Duration::from_secs(tensor.bytes / LEAST_SPEED));
+                let bytes = timeout(arriving, self.stream.payload(tensor.bytes, most));
+                let bytes = bytes.await.map_err(|_| Trouble::Late(arriving))??;
                 let output = tokio::task::spawn_blocking(move || Carried::new(tensor, bytes)).await;
                 Ok(Answered { leg, output: output.map_err(|_| Trouble::Slow)?, took })
             }
