@@ -94,6 +94,9 @@ pub enum NodeError {
     /// What a node remembers cannot be read or written.
     #[error("the node's memory cannot be used: {0}")]
     Database(String),
+    /// The swarm did not give an answer.
+    #[error("{0}")]
+    Swarm(String),
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokens(#[from] TokenError),

@@ -318,7 +318,8 @@ pub enum ToNode {
     /// Run the blocks. The input's bytes follow.
     #[n(1)]
     Forward {
-        /// Counted from 0 in the session.
+        /// Larger than that of any call before in the session. Nodes that vote with each other get the same number, whenever
+        /// they joined.
         #[n(0)]
         call: u32,
         /// Which batch of the request, counted from 0.

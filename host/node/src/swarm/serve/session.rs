@@ -2,7 +2,7 @@
 //!
 //! # How
 //!
-//! 1. The first frame names a committed reservation of the same peer. Then calls come, counted from 0.
+//! 1. The first frame names a committed reservation of the same peer. Then calls come, each with a larger number than the one before.
 //! 2. A [`ToNode::Forward`] is compared with the reservation and with the border of the package before its tensor is read;
 //!    the tensor must have the digest that was announced. Then the leg is computed and signed.
 //! 3. The output goes back at once. A *sealed* call is answered with a commitment only; the vote is shown once, when it is
@@ -153,7 +153,7 @@ impl Serving {
 struct Session<'a> {
     serving: &'a Serving,
     opened: Opened,
-    /// Forward calls that were answered: the number of the next one.
+    /// The least number of the next call.
     calls: &'a mut u32,
     kept: VecDeque<Sealed>,
 }
@@ -175,8 +175,12 @@ impl Session<'_> {
 
     async fn forward(&mut self, stream: &mut Stream, announced: &Announced<'_>, sealed: bool) -> Result<(), End> {
         let Opened { ask, hosted, abort, .. } = &self.opened;
-        if announced.call != *self.calls {
-            return Err(End::wrong(format!("call {} is not the next one: that is {}", announced.call, self.calls)));
+        // A node that takes the place of another one has not seen the calls before; the votes of all are on the same one.
+        if announced.call < *self.calls {
+            return Err(End::wrong(format!(
+                "call {} has been: the next one is {} or later",
+                announced.call, self.calls
+            )));
         }
         let (lengths, tokens) = leg::lengths(announced.lengths, hosted.max_tokens, ask.rows).map_err(End::wrong)?;
         let texts = u32::try_from(announced.lengths.len()).unwrap_or(u32::MAX);
@@ -217,7 +221,7 @@ impl Session<'_> {
         } else {
             send(self.serving, stream, call, leg, &output, took).await?;
         }
-        *self.calls = self.calls.saturating_add(1);
+        *self.calls = call.saturating_add(1);
         Ok(())
     }
 
