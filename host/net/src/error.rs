@@ -49,6 +49,9 @@ pub enum NetError {
     /// What came contradicts what was asked.
     #[error("the peer answered something else than was asked: {0}")]
     Unexpected(String),
+    /// The network could not be started.
+    #[error("the network could not be started: {0}")]
+    Start(String),
     /// This node's network has stopped.
     #[error("the network of this node has stopped")]
     Stopped,

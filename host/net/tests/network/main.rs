@@ -1,0 +1,4 @@
+//! Nodes that talk over real sockets on loopback.
+
+mod nodes;
+mod talking;
