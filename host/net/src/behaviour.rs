@@ -20,8 +20,8 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, noise, ping, relay, tcp,
-    yamux,
+    StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, noise, ping, relay,
+    tcp, yamux,
 };
 use ostrakon_protocol::Digest;
 use ostrakon_protocol::status::MAX_STATUS_BYTES;
@@ -148,9 +148,7 @@ fn gossip() -> Result<gossipsub::Behaviour, Boxed> {
         .max_transmit_size_for_topic(MAX_STATUS_BYTES, IdentTopic::new(TOPIC).hash())
         // A status is signed by its node: nothing more is needed, and one status is one message whoever sends it.
         .validation_mode(gossipsub::ValidationMode::Anonymous)
-        .message_id_fn(|m: &gossipsub::Message| {
-            gossipsub::MessageId::new(Digest::of_content(&m.data).as_bytes())
-        })
+        .message_id_fn(|m: &gossipsub::Message| gossipsub::MessageId::new(Digest::of_content(&m.data).as_bytes()))
         .validate_messages()
         .build()?;
     let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)?;

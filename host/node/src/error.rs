@@ -91,6 +91,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// What a node remembers cannot be read or written.
+    #[error("the node's memory cannot be used: {0}")]
+    Database(String),
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokens(#[from] TokenError),
@@ -132,6 +135,9 @@ pub enum NodeError {
     /// A request was run again and did not give what its receipt says.
     #[error("this machine does not get what the receipt says: {0}")]
     NotReproduced(String),
+    /// The network of this node does not start, or peers cannot be reached.
+    #[error(transparent)]
+    Net(#[from] ostrakon_net::NetError),
     /// A package cannot be had from the swarm.
     #[error(transparent)]
     Transfer(#[from] crate::swarm::transfer::TransferError),
@@ -177,6 +183,7 @@ impl NodeError {
                 ErrorKind::Usage
             }
             Self::Package(P::NotAPackage { .. } | P::Shards { .. } | P::WouldOverwrite { .. }) => ErrorKind::Usage,
+            Self::Net(ostrakon_net::NetError::Address { .. }) => ErrorKind::Usage,
             Self::Package(P::Io { .. } | P::Model(_)) => ErrorKind::Failed,
             Self::Package(_) | Self::Admission { .. } => ErrorKind::Refused,
             _ => ErrorKind::Failed,

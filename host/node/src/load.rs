@@ -66,6 +66,14 @@ impl OpenBlock {
         instance.forward(session, input, lengths).map_err(|source| self.failed(source))
     }
 
+    /// Make a fresh instance, if there is none.
+    pub(crate) fn make_ready(&mut self, on: &Bench) -> Result<(), NodeError> {
+        if self.fresh.is_none() {
+            self.fresh = Some(self.open(on)?);
+        }
+        Ok(())
+    }
+
     fn open(&self, on: &Bench) -> Result<(Instance, SessionId), NodeError> {
         let failed = |source| self.failed(source);
         let mut instance = self.plugin.instantiate(Arc::clone(&on.host), on.limits).map_err(failed)?;
@@ -168,12 +176,7 @@ impl Model {
     /// # Errors
     /// A component does not start.
     pub fn make_ready(&mut self) -> Result<(), NodeError> {
-        for block in &mut self.blocks {
-            if block.fresh.is_none() {
-                block.fresh = Some(block.open(&self.bench)?);
-            }
-        }
-        Ok(())
+        self.blocks.iter_mut().try_for_each(|block| block.make_ready(&self.bench))
     }
 
     /// Let the backend prepare all layers once more, for the next run.

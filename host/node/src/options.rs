@@ -72,6 +72,11 @@ impl RunOptions {
     }
 }
 
+/// The name of the SIMD level that these options give on this machine.
+pub fn simd_name(options: &RunOptions) -> &'static str {
+    options.simd.unwrap_or_else(Level::detect).name()
+}
+
 /// The SIMD level called `name`, if this machine has it.
 ///
 /// # Errors

@@ -13,6 +13,8 @@ pub const GRAPH_BLOCK: &str = "graph-block";
 pub const EXACT_REFERENCE: &str = "exact-reference";
 /// The component that judges receipts.
 pub const VERIFIER: &str = "verifier";
+/// The component that chooses who runs what.
+pub const SCHEDULER: &str = "scheduler";
 
 /// Largest component that is read.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
@@ -75,6 +77,16 @@ impl Plugins {
     /// Where the plugin called `name` lies.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.wasm"))
+    }
+
+    /// Where all plugins lie, in order. A directory that cannot be read has none.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(&self.0) else { return Vec::new() };
+        let component =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm") && path.is_file();
+        let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(component).collect();
+        all.sort();
+        all
     }
 
     /// The plugin called `name`.

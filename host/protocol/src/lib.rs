@@ -45,7 +45,7 @@ pub use job::{Attestation, Finding, Job, JobAnswer, SignedJob, Verify};
 pub use key::{PublicKey, Purpose, Signature, SigningKey};
 pub use payload::PayloadError;
 pub use plan::{BlockNeeds, Observation, Plan, PlanRecord, PlanRequest, PlannedLeg, SignedPlan, Snapshot};
-pub use receipt::{Batch, Leg, Place, Receipt, Seal, SignedReceipt, Step, Swarm, Witness};
+pub use receipt::{Batch, Leg, Place, Receipt, Seal, SignedReceipt, Step, Swarm, Testimony, Witness};
 pub use request::Request;
 pub use status::{Hardware, Load, Roles, Served, SignedStatus, Status, UsedPlugin};
 pub use trace::{Operation, SignedTrace, Trace};

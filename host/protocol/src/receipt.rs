@@ -269,6 +269,29 @@ impl SignedReceipt {
             Seal { signer: leg.node, leg: Some((at, leg)), valid }
         }))
     }
+
+    /// What witnesses say, each verified when it is its turn. Without a swarm there are none.
+    pub fn testimonies(&self) -> impl Iterator<Item = Testimony<'_>> {
+        let receipt = &self.receipt;
+        receipt.swarm.iter().flat_map(|swarm| &swarm.witnesses).map(|witness| {
+            let at = usize::try_from(witness.leg).unwrap_or(usize::MAX);
+            let leg = receipt.batch(witness.batch).and_then(|batch| batch.legs.get(at));
+            let place = receipt.place(witness.batch);
+            let valid = leg.zip(place).is_some_and(|(leg, place)| leg.is_witnessed(&place, witness));
+            Testimony { witness, leg, valid }
+        })
+    }
+}
+
+/// A witness with what it is said to have signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Testimony<'a> {
+    /// The witness.
+    pub witness: &'a Witness,
+    /// The leg whose steps it signed. `None`: the receipt has no such leg.
+    pub leg: Option<&'a Leg>,
+    /// Whether its signature holds.
+    pub valid: bool,
 }
 
 /// A signature on a receipt.

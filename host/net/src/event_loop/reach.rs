@@ -189,7 +189,9 @@ impl EventLoop {
             match error {
                 // A list for all nodes names this one too.
                 DialError::LocalPeerId { .. } => entry.peer = Some(me),
-                _ => tracing::warn!(address = %entry.address, reason = %why(error), "a bootstrap node cannot be reached"),
+                _ => {
+                    tracing::warn!(address = %entry.address, reason = %why(error), "a bootstrap node cannot be reached")
+                }
             }
         }
         if let Some(peer) = peer {

@@ -131,7 +131,9 @@ async fn many_streams_at_once_all_arrive() {
     let counted = tokio::spawn(async move {
         let mut streams = Vec::new();
         while streams.len() < 60 {
-            streams.push(event(&mut events, |e| if let Event::Session { stream, .. } = e { Some(stream) } else { None }).await);
+            streams.push(
+                event(&mut events, |e| if let Event::Session { stream, .. } = e { Some(stream) } else { None }).await,
+            );
         }
         streams.len()
     });
@@ -145,7 +147,8 @@ async fn a_node_may_ask_itself() {
     let (a, mut events) = node(1).await;
     ask_and_answer(&a, a.node(), &mut events).await;
     let mut opened = a.session(a.node()).await.unwrap();
-    let mut taken = event(&mut events, |e| if let Event::Session { stream, .. } = e { Some(stream) } else { None }).await;
+    let mut taken =
+        event(&mut events, |e| if let Event::Session { stream, .. } = e { Some(stream) } else { None }).await;
     sends_tensors(&mut opened, &mut taken).await;
     opened.finish().await.unwrap();
     assert!(taken.receive(SOON).await.unwrap().is_none());

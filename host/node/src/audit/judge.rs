@@ -7,7 +7,24 @@ use crate::options::RunOptions;
 use ostrakon_engine::verification::{Block, Claim, Evidence, Judged, Seal, Step, Verifier};
 use ostrakon_engine::{Limits, World};
 use ostrakon_package::Home;
-use ostrakon_protocol::{Digest, SignedReceipt};
+use ostrakon_protocol::{Digest, SignedReceipt, Testimony};
+
+/// All signatures of a receipt, verified.
+pub(super) struct Sealed<'a> {
+    pub(super) seals: Vec<ostrakon_protocol::Seal<'a>>,
+    pub(super) testimonies: Vec<Testimony<'a>>,
+}
+
+impl<'a> Sealed<'a> {
+    pub(super) fn of(signed: &'a SignedReceipt) -> Self {
+        Self { seals: signed.seals().collect(), testimonies: signed.testimonies().collect() }
+    }
+
+    /// Whether all hold.
+    pub(super) fn holds(&self) -> bool {
+        self.seals.iter().all(|seal| seal.valid) && self.testimonies.iter().all(|testimony| testimony.valid)
+    }
+}
 
 /// The verifier at work.
 pub(super) struct Judge {
@@ -37,14 +54,14 @@ impl Judge {
     pub(super) fn judge(
         &mut self,
         signed: &SignedReceipt,
-        sealed: &[ostrakon_protocol::Seal<'_>],
+        sealed: &Sealed<'_>,
         model: &Model,
         found: Gathered,
     ) -> Result<Judged, NodeError> {
         let Gathered { missing, texts, inputs, steps, outputs, .. } = found;
         let evidence = Evidence {
             missing,
-            seals: sealed.iter().flat_map(seals).collect(),
+            seals: sealed.seals.iter().flat_map(seals).chain(sealed.testimonies.iter().map(testimony)).collect(),
             blocks: blocks(model),
             texts,
             inputs,
@@ -96,6 +113,20 @@ fn seals(seal: &ostrakon_protocol::Seal<'_>) -> Vec<Seal> {
         return vec![of(format!("a part of batch {at} without blocks"), "")];
     }
     leg.steps.iter().map(|step| of(format!("block `{}` of batch {at}", step.block), &step.block)).collect()
+}
+
+/// What a witness signed, for the verifier: one place of the run. A witness answers for the same steps as the leg's
+/// node, whose own seal is beside it, so a signature that does not hold accuses nobody: whoever put the receipt
+/// together could have written it there. As with a leg's, nothing is concluded from such a receipt.
+fn testimony(testimony: &Testimony<'_>) -> Seal {
+    let Testimony { witness, leg, valid } = testimony;
+    let first = leg.and_then(|leg| leg.steps.first()).map(|step| step.block.clone());
+    let subject = match &first {
+        Some(block) => format!("the part of batch {} from block `{block}` on, as a witness,", witness.batch),
+        None => format!("leg {} of batch {}, which the receipt does not have,", witness.leg, witness.batch),
+    };
+    let block = Some(first.unwrap_or_default());
+    Seal { subject, signer: witness.node.to_string(), valid: *valid, batch: Some(witness.batch), block }
 }
 
 fn blocks(model: &Model) -> Vec<Block> {

@@ -31,7 +31,7 @@ use crate::transcript::keeping;
 use ostrakon_engine::verification::Verdict;
 use ostrakon_nn::Auditor;
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{Digest, Receipt, Request, Seal, SignedReceipt};
+use ostrakon_protocol::{Digest, Receipt, Request, SignedReceipt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -190,10 +190,10 @@ impl Auditing {
             Method::Replay => "running blocks".into(),
             Method::Freivalds => "checking blocks".into(),
         }));
-        let seals: Vec<Seal<'_>> = signed.seals().collect();
+        let sealed = judge::Sealed::of(signed);
         let gathering = gather::Gathering {
             signed,
-            is_signed: seals.iter().all(|seal| seal.valid),
+            is_signed: sealed.holds(),
             model: &mut self.model,
             auditor: self.auditor.as_ref(),
             evidence: given.transcript,
@@ -204,7 +204,7 @@ impl Auditing {
         let looked_at = gathered.looked_at();
         let outputs = (gathered.outputs.iter().flatten().count(), gathered.outputs.len());
         let mut cost = gathered.cost;
-        let judged = self.verifier.judge(signed, &seals, &self.model, gathered)?;
+        let judged = self.verifier.judge(signed, &sealed, &self.model, gathered)?;
         if let (Verdict::Reject(_), Some(vectors)) = (&judged.verdict, &self.vectors) {
             // Whoever was caught has learnt something about the vectors: the next audit draws new ones.
             vectors.forget();

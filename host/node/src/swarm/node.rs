@@ -17,7 +17,7 @@ mod metrics;
 mod packages;
 mod status;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, CoordinatorLimits, CoordinatorSettings};
 use super::database;
 use super::serve::{ServeSettings, Serving};
 use super::settings::Settings;
@@ -56,7 +56,7 @@ struct Core {
     home: Home,
     client: Client,
     serving: Arc<Serving>,
-    coordinator: Option<Arc<Coordinator>>,
+    coordinator: Option<Coordinator>,
     shelf: Arc<Shelf>,
     settings: Mutex<Arc<Settings>>,
     plugins: Mutex<Vec<UsedPlugin>>,
@@ -107,7 +107,20 @@ impl Node {
         let serving = Serving::start(serve, serving, home.clone(), &key, Arc::clone(&database)).await?;
         let (client, events) = Client::start(settings.net(&key)).await?;
         let coordinator = match settings.roles.scheduling {
-            true => Some(coordinator(&settings, &home, &key, &client, database).await?),
+            true => {
+                let limits = CoordinatorLimits { queued: settings.limits.jobs(), ..CoordinatorLimits::default() };
+                let settings = CoordinatorSettings {
+                    net: client.clone(),
+                    database,
+                    home: home.clone(),
+                    key: SigningKey::from_seed(key.seed()),
+                    scheduler: plugin(&settings, SCHEDULER)?,
+                    options: run.clone(),
+                    packages: Vec::new(),
+                    limits,
+                };
+                Some(Coordinator::start(settings).await?)
+            }
             false => None,
         };
         let core = Arc::new(Core {
@@ -125,6 +138,7 @@ impl Node {
             coordinator,
         });
         core.fill_shelf().await;
+        core.know_packages(&core.settings()).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(events::run(Arc::clone(&core), events));
         tasks.spawn(status::run(Arc::clone(&core)));
@@ -190,9 +204,7 @@ impl Node {
         let policy = new.policy(&core.home)?;
         let plugins = used_plugins(&new)?;
         if let Some(coordinator) = &core.coordinator {
-            let scheduler = scheduler(&new, &core.home).await?;
-            coordinator.set_scheduler(scheduler);
-            coordinator.set_policy(policy.clone());
+            coordinator.set_scheduler(plugin(&new, SCHEDULER)?).await?;
         }
         core.fetch_missing(&new, packages::Patience::Once).await?;
         core.serving.set_policy(policy);
@@ -212,26 +224,15 @@ impl Node {
     /// Take nothing new, say so, and wait for what runs until that is done or `within` is over. Gives whether it was done.
     pub async fn drain(&self, within: Duration) -> bool {
         let core = &self.core;
-        if let Some(coordinator) = &core.coordinator {
-            coordinator.refuse_new();
-        }
-        let sessions = core.serving.drain();
-        tokio::pin!(sessions);
-        // Begun before it is said, so that nobody hears of a node that drains and still takes something.
-        let done_at_once = futures::poll!(sessions.as_mut()).is_ready();
-        core.changed.notify_one();
         let jobs = async {
             match &core.coordinator {
-                Some(coordinator) => coordinator.idle().await,
+                Some(coordinator) => coordinator.drain().await,
                 None => {}
             }
         };
-        let all = async {
-            if !done_at_once {
-                sessions.await;
-            }
-            jobs.await;
-        };
+        // Polled in this order: nobody hears of a node that drains and still takes something.
+        let told = async { core.changed.notify_one() };
+        let all = async { tokio::join!(core.serving.drain(), jobs, told) };
         let done = tokio::time::timeout(within, all).await.is_ok();
         tokio::time::sleep(FAREWELL).await;
         done
@@ -240,6 +241,9 @@ impl Node {
     /// End now.
     pub async fn stop(mut self) {
         self.core.stop.cancel();
+        if let Some(coordinator) = &self.core.coordinator {
+            coordinator.stop().await;
+        }
         self.core.client.stop().await;
         self.tasks.shutdown().await;
     }
@@ -265,9 +269,11 @@ fn used_plugins(settings: &Settings) -> Result<Vec<UsedPlugin>, NodeError> {
     let roles = settings.roles;
     let needed = [(roles.scheduling, SCHEDULER), (roles.verification, VERIFIER)];
     let names = needed.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name);
-    let digest = |name: &str| {
-        let bytes = Plugins::find(settings.plugins.as_deref())?.read(name)?;
-        Ok(UsedPlugin { name: name.to_owned(), component: Digest::of_content(&bytes) })
-    };
+    let digest =
+        |name: &str| Ok(UsedPlugin { name: name.to_owned(), component: Digest::of_content(&plugin(settings, name)?) });
     names.map(digest).collect()
+}
+
+fn plugin(settings: &Settings, name: &str) -> Result<Vec<u8>, NodeError> {
+    Ok(Plugins::find(settings.plugins.as_deref())?.read(name)?)
 }

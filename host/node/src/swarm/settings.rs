@@ -21,6 +21,7 @@ pub use limits::Limits;
 
 use crate::error::NodeError;
 use crate::options::{Arithmetic, Native, RunOptions};
+use crate::swarm::serve::{Blocks, PackageSetting};
 use ostrakon_net::NetConfig;
 use ostrakon_package::names::check_name;
 use ostrakon_package::{Home, TrustPolicy};
@@ -57,7 +58,7 @@ pub struct Settings {
     /// Relay for nodes behind NAT.
     pub relay: bool,
     /// What it runs blocks of.
-    pub packages: Vec<WantedPackage>,
+    pub packages: Vec<PackageSetting>,
     /// The directory with components that are in no package; without it, where every command looks.
     pub plugins: Option<PathBuf>,
     /// Bounds.
@@ -74,26 +75,6 @@ pub struct Settings {
     pub backend: Native,
     /// Threads of the arithmetic; one for each core without it.
     pub threads: Option<usize>,
-}
-
-/// A package that the node is to run blocks of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantedPackage {
-    /// A name in the store or the swarm, a directory, or a digest.
-    pub package: String,
-    /// Which of its blocks.
-    pub part: Part,
-}
-
-/// Blocks of a package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
-    /// All.
-    Whole,
-    /// Those of these shards, which must follow each other.
-    Shards(Vec<String>),
-    /// These, counted from 0.
-    Blocks(Range<u32>),
 }
 
 /// Whose packages run beside those of the trust file.
@@ -332,14 +313,14 @@ fn addresses(key: &str, list: Vec<String>, most: usize) -> Result<Vec<String>, S
     Ok(list)
 }
 
-fn packages(entries: Vec<PackageEntry>, near: &Path) -> Result<Vec<WantedPackage>, String> {
+fn packages(entries: Vec<PackageEntry>, near: &Path) -> Result<Vec<PackageSetting>, String> {
     if entries.len() > MAX_SERVED {
         return Err(format!("`packages` has {} entries: a node serves at most {MAX_SERVED}", entries.len()));
     }
     entries.into_iter().map(|entry| package(entry, near)).collect()
 }
 
-fn package(entry: PackageEntry, near: &Path) -> Result<WantedPackage, String> {
+fn package(entry: PackageEntry, near: &Path) -> Result<PackageSetting, String> {
     let word = entry.package;
     let is_path = word.contains('/') || word.starts_with('.');
     if word.is_empty() || word.len() > 4096 || (!is_path && check_name("package", &word).is_err()) {
@@ -348,8 +329,8 @@ fn package(entry: PackageEntry, near: &Path) -> Result<WantedPackage, String> {
             shown(&word)
         ));
     }
-    let part = match (entry.shards, entry.blocks) {
-        (None, None) => Part::Whole,
+    let blocks = match (entry.shards, entry.blocks) {
+        (None, None) => Blocks::All,
         (Some(_), Some(_)) => {
             return Err(format!("`packages` gives shards and blocks for {}: give one of them", shown(&word)));
         }
@@ -368,9 +349,9 @@ fn package(entry: PackageEntry, near: &Path) -> Result<WantedPackage, String> {
                     shown(&word)
                 ));
             }
-            Part::Shards(shards)
+            Blocks::Shards(shards)
         }
-        (None, Some(blocks)) => Part::Blocks(range(&blocks).ok_or_else(|| {
+        (None, Some(blocks)) => Blocks::Range(range(&blocks).ok_or_else(|| {
             format!(
                 "`packages` gives the blocks {} for {}: \"0-3\" are the first four; a package has at most {MAX_BLOCKS}",
                 shown(&blocks),
@@ -378,8 +359,8 @@ fn package(entry: PackageEntry, near: &Path) -> Result<WantedPackage, String> {
             )
         })?),
     };
-    let package = if is_path { near.join(word).display().to_string() } else { word };
-    Ok(WantedPackage { package, part })
+    let package = if is_path { near.join(word) } else { PathBuf::from(word) };
+    Ok(PackageSetting { package, blocks })
 }
 
 /// `0-3` or `5`, the last included.

@@ -82,9 +82,6 @@ pub(super) async fn run(core: Arc<Core>, mut events: Events) {
             },
             Event::TwoTongues(node) => {
                 tracing::warn!(%node, "a node signed two statuses with one number");
-                if let Some(coordinator) = &core.coordinator {
-                    coordinator.two_tongues(node);
-                }
             }
             Event::Status(node) => tracing::trace!(%node, "a status came"),
             Event::Connected(node) => tracing::debug!(%node, "connected"),
@@ -184,7 +181,11 @@ impl Core {
                     Err(error) => tracing::debug!(%from, %error, "a file was not given to its end"),
                 }
             }
-            (ask, Some(coordinator)) => coordinator.files(from, ask, stream).await,
+            (ask, Some(coordinator)) => {
+                if let Err(error) = coordinator.files(from, ask, &mut stream).await {
+                    tracing::debug!(%from, %error, "an answer was not given to its end");
+                }
+            }
             (_, None) => {
                 let _ = refuse(stream, Refusal::NotHere, "this node takes no jobs").await;
             }

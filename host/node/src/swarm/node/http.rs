@@ -23,10 +23,8 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, NodeError
 /// Answer until the node stops.
 pub(super) async fn run(core: Arc<Core>, listener: TcpListener) {
     let stop = core.stop.clone();
-    let router: Router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(health))
-        .with_state(Arc::clone(&core));
+    let router: Router =
+        Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(Arc::clone(&core));
     let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "metrics are no longer served");

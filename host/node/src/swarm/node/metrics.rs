@@ -55,7 +55,11 @@ impl Collector for Everything {
         let Load { slots, used, free_memory } = core.serving.load();
         let blocks: u64 = core.serving.served().iter().map(|served| u64::from(served.to - served.from)).sum();
         let gauges = [
-            ("fleet_nodes", "Nodes that this one knows of, itself included", core.client.fleet().statuses().len() as u64),
+            (
+                "fleet_nodes",
+                "Nodes that this one knows of, itself included",
+                core.client.fleet().statuses().len() as u64,
+            ),
             ("slots", "Sessions that may be open at once", slots.into()),
             ("slots_used", "Sessions that are reserved or open", used.into()),
             ("free_memory_bytes", "Bytes of memory that jobs may still take", free_memory),

@@ -2,10 +2,13 @@
 
 use super::Core;
 use crate::error::NodeError;
+use crate::options::RunOptions;
 use crate::store::{locate, locate_or_find};
-use crate::swarm::serve::PackageSetting;
+use crate::swarm::coordinator::KnownPackage;
+use crate::swarm::serve::{PackageSetting, in_thread};
 use crate::swarm::settings::Settings;
 use crate::swarm::transfer::TransferError;
+use ostrakon_engine::Limits;
 use ostrakon_package::{Home, Store};
 use ostrakon_protocol::Digest;
 use std::collections::BTreeSet;
@@ -56,7 +59,8 @@ impl Core {
                 match self.fetcher(settings).package(&word, &policy).await {
                     Ok(_) => break,
                     Err(NodeError::Transfer(
-                        error @ (TransferError::Nobody { .. } | TransferError::Exhausted { .. } | TransferError::Net(_)),
+                        error
+                        @ (TransferError::Nobody { .. } | TransferError::Exhausted { .. } | TransferError::Net(_)),
                     )) if patience == Patience::Endless => {
                         tracing::warn!(package = word, %error, "looking again in a moment");
                         tokio::time::sleep(AGAIN_AFTER).await;
@@ -73,9 +77,36 @@ impl Core {
         if settings.roles.execution {
             self.serving.set_packages(settings.packages.clone()).await?;
         }
+        self.know_packages(settings).await?;
         self.fill_shelf().await;
         self.announce().await;
         self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Have the scheduling role know the packages that are here: those of the settings, and every other one in the store
+    /// that it may run.
+    pub(super) async fn know_packages(&self, settings: &Settings) -> Result<(), NodeError> {
+        let Some(coordinator) = &self.coordinator else { return Ok(()) };
+        let policy = settings.policy(&self.home)?;
+        let (home, packages) = (self.home.clone(), settings.packages.clone());
+        let options = RunOptions { limits: Limits::default(), ..settings.run_options() };
+        let known = in_thread(move || {
+            let named = packages.iter().filter_map(|package| directory(package, &home).ok());
+            let named: BTreeSet<PathBuf> = named.collect();
+            let mut known = Vec::new();
+            for directory in &named {
+                known.push(Arc::new(KnownPackage::open(directory, &policy, &home, &options)?));
+            }
+            for stored in Store::open(&home).list()?.into_iter().filter(|stored| !named.contains(&stored.directory)) {
+                match KnownPackage::open(&stored.directory, &policy, &home, &options) {
+                    Ok(package) => known.push(Arc::new(package)),
+                    Err(error) => tracing::debug!(package = stored.name, %error, "no jobs are taken for a package"),
+                }
+            }
+            Ok::<_, NodeError>(known)
+        });
+        coordinator.set_packages(known.await??);
         Ok(())
     }
 

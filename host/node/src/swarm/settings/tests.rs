@@ -46,9 +46,12 @@ fn packages_say_which_blocks() {
          {{ package = \"minilm\", blocks = \"5\" }}, {{ package = \"m\", shards = [\"shard0\"] }}]"
     );
     let packages = Settings::parse(&text, Path::new("/etc")).unwrap().packages;
-    let parts: Vec<&Part> = packages.iter().map(|p| &p.part).collect();
-    assert_eq!(parts, [&Part::Whole, &Part::Blocks(0..4), &Part::Blocks(5..6), &Part::Shards(vec!["shard0".into()])]);
-    assert_eq!(packages[1].package, "/etc/./m");
+    let parts: Vec<&Blocks> = packages.iter().map(|p| &p.blocks).collect();
+    assert_eq!(
+        parts,
+        [&Blocks::All, &Blocks::Range(0..4), &Blocks::Range(5..6), &Blocks::Shards(vec!["shard0".into()])]
+    );
+    assert_eq!(packages[1].package, Path::new("/etc/./m"));
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! What a serving node has done, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters that only grow.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Sessions that were opened.
+    pub sessions: AtomicU64,
+    /// Forward calls that were answered.
+    pub forwards: AtomicU64,
+    /// Rows that went through blocks.
+    pub rows: AtomicU64,
+    /// Bytes of tensors that came.
+    pub bytes_in: AtomicU64,
+    /// Bytes of tensors that were sent.
+    pub bytes_out: AtomicU64,
+    /// Reservations, frames and audits that were refused.
+    pub refused: AtomicU64,
+    /// Reservations that ran out.
+    pub expired: AtomicU64,
+    /// Audits that were made.
+    pub audits: AtomicU64,
+    /// Audits that rejected.
+    pub rejections: AtomicU64,
+    /// Microseconds in blocks.
+    pub compute: AtomicU64,
+}
+
+impl Metrics {
+    /// Each with its name and what it is, for whoever exports them.
+    pub fn all(&self) -> [(&'static str, &'static str, u64); 10] {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("sessions", "Sessions that were opened", now(&self.sessions)),
+            ("forwards", "Forward calls that were answered", now(&self.forwards)),
+            ("rows", "Rows that went through blocks", now(&self.rows)),
+            ("tensor_bytes_in", "Bytes of tensors that came", now(&self.bytes_in)),
+            ("tensor_bytes_out", "Bytes of tensors that were sent", now(&self.bytes_out)),
+            ("refused", "Reservations, frames and audits that were refused", now(&self.refused)),
+            ("expired", "Reservations that ran out", now(&self.expired)),
+            ("audits", "Audits that were made", now(&self.audits)),
+            ("audit_rejections", "Audits that rejected", now(&self.rejections)),
+            ("compute_microseconds", "Microseconds in blocks", now(&self.compute)),
+        ]
+    }
+}
+
+pub(super) fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
