@@ -17,7 +17,7 @@
 
 use crate::profile::FEATURES;
 use crate::survey::Survey;
-use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, TENSOR, TENSORS, VERIFICATION, WEIGHTS};
+use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, SCHEDULING, TENSOR, TENSORS, VERIFICATION, WEIGHTS};
 use wasmparser::{Validator, WasmFeatures};
 
 /// Largest component, in bytes.
@@ -64,6 +64,7 @@ pub(crate) mod interface {
     pub(crate) const BLOCK: &str = "ostrakon:plugin/block@0.1.0";
     pub(crate) const TENSORS: &str = "ostrakon:plugin/tensors@0.1.0";
     pub(crate) const VERIFICATION: &str = "ostrakon:plugin/verification@0.1.0";
+    pub(crate) const SCHEDULING: &str = "ostrakon:plugin/scheduling@0.1.0";
 }
 
 /// What a component may import and must export.
@@ -77,11 +78,14 @@ pub enum World {
     GraphBlock,
     /// Says what follows from the evidence of an audit. It reaches nothing.
     Verifier,
+    /// Chooses who runs what. It reaches nothing.
+    Scheduler,
 }
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::ModelBlock, Self::ReferenceBlock, Self::GraphBlock, Self::Verifier];
+    pub const ALL: [Self; 5] =
+        [Self::ModelBlock, Self::ReferenceBlock, Self::GraphBlock, Self::Verifier, Self::Scheduler];
 
     /// Its name in `wit/plugin.wit`.
     pub const fn name(self) -> &'static str {
@@ -90,6 +94,7 @@ impl World {
             Self::ReferenceBlock => "reference-block",
             Self::GraphBlock => "graph-block",
             Self::Verifier => "verifier",
+            Self::Scheduler => "scheduler",
         }
     }
 
@@ -99,7 +104,7 @@ impl World {
             Self::ModelBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH, EXACT],
             Self::ReferenceBlock => &[WEIGHTS],
             Self::GraphBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH],
-            Self::Verifier => &[],
+            Self::Verifier | Self::Scheduler => &[],
         }
     }
 
@@ -110,6 +115,7 @@ impl World {
             Self::ReferenceBlock => &[TENSOR, BLOCK],
             Self::GraphBlock => &[TENSORS],
             Self::Verifier => &[VERIFICATION],
+            Self::Scheduler => &[SCHEDULING],
         }
     }
 

@@ -11,8 +11,8 @@
 //! 2. [`admission`]: checks on the bytes, before anything is compiled.
 //! 3. [`cache`]: compiled code kept between processes, so that nobody can slip in code of their own.
 //! 4. [`runtime`] and [`plugin`]: compile and link once; an instance is then made in microseconds.
-//! 5. [`instance`] and [`verification`]: typed calls of `ostrakon:plugin/block` (or `tensors`) and of
-//!    `ostrakon:plugin/verification`, with fuel counted for each.
+//! 5. [`instance`], [`verification`] and [`scheduling`]: typed calls of `ostrakon:plugin/block` (or `tensors`) and of the
+//!    interfaces of these names, with fuel counted for each.
 //! 6. [`imports`]: what a component may call, linked by hand so that each call is charged by [`cost`]. [`add_wasi_nn`]
 //!    offers the same to programs with components of their own.
 //! 7. [`limits`] stop what goes on too long or grows too large; [`error`] keeps apart whose doing it was.
@@ -20,7 +20,7 @@
 //! # Threads
 //!
 //! Everything is synchronous: a call runs on the caller's thread until it ends or is stopped. A
-//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`] or a [`Verifier`] belongs to one thread at a time. Threads that
+//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`], a [`Verifier`] or a [`Scheduler`] belongs to one thread at a time. Threads that
 //! call need 2 MiB of stack, Rust's default.
 
 pub mod admission;
@@ -34,6 +34,7 @@ pub mod limits;
 pub mod plugin;
 pub mod profile;
 pub mod runtime;
+pub mod scheduling;
 mod signature;
 mod state;
 pub mod survey;
@@ -48,6 +49,7 @@ pub use limits::Limits;
 pub use plugin::Plugin;
 pub use profile::{Compiler, DeterminismProfile};
 pub use runtime::{Runtime, RuntimeError};
+pub use scheduling::Scheduler;
 pub use state::{NnView, State};
 pub use survey::Survey;
 pub use verification::Verifier;

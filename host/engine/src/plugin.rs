@@ -6,6 +6,7 @@ use crate::guest::Guest;
 use crate::instance::Instance;
 use crate::limits::{Limiter, Limits};
 use crate::runtime::Shared;
+use crate::scheduling::{Exports, Scheduler};
 use crate::signature;
 use crate::state::State;
 use crate::verification::Verifier;
@@ -27,6 +28,7 @@ pub struct Plugin {
 enum Linked {
     Block { component: InstancePre<State>, exports: Arc<BlockExports> },
     Verifier { component: InstancePre<Limiter>, verify: ComponentExportIndex },
+    Scheduler { component: InstancePre<Limiter>, exports: Exports },
 }
 
 /// Where the functions of a block are, looked up once.
@@ -108,8 +110,16 @@ impl Plugin {
             World::ReferenceBlock => fitting.block(&linkers.reference_block, interface::BLOCK)?,
             World::GraphBlock => fitting.block(&linkers.graph_block, interface::TENSORS)?,
             World::Verifier => Linked::Verifier {
-                component: fitting.link(&linkers.verifier)?,
+                component: fitting.link(&linkers.nothing)?,
                 verify: fitting.find(interface::VERIFICATION, "verify")?,
+            },
+            World::Scheduler => Linked::Scheduler {
+                component: fitting.link(&linkers.nothing)?,
+                exports: Exports {
+                    plan: fitting.find(interface::SCHEDULING, "plan")?,
+                    learn: fitting.find(interface::SCHEDULING, "learn")?,
+                    place: fitting.find(interface::SCHEDULING, "place")?,
+                },
             },
         };
         Ok(Self { shared, world, digest, linked })
@@ -154,6 +164,21 @@ impl Plugin {
         let limits = limits.within(self.shared.limits);
         let (guest, instance) = Guest::start(&self.shared, component, Limiter::new(&limits), limits)?;
         Verifier::new(guest, &instance, *verify)
+    }
+
+    /// A fresh instance of a scheduler. It needs no host: it can reach nothing.
+    ///
+    /// `limits` as for [`Plugin::instantiate`].
+    ///
+    /// # Errors
+    /// The component is not a scheduler; otherwise as [`Plugin::instantiate`].
+    pub fn scheduler(&self, limits: Limits) -> Result<Scheduler, CallError> {
+        let Linked::Scheduler { component, exports } = &self.linked else {
+            return Err(self.no("a scheduler"));
+        };
+        let limits = limits.within(self.shared.limits);
+        let (guest, instance) = Guest::start(&self.shared, component, Limiter::new(&limits), limits)?;
+        Scheduler::new(guest, &instance, *exports)
     }
 
     fn no(&self, wanted: &'static str) -> CallError {

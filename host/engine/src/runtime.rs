@@ -42,7 +42,8 @@ pub(crate) struct Linkers {
     pub(crate) model_block: Linker<State>,
     pub(crate) reference_block: Linker<State>,
     pub(crate) graph_block: Linker<State>,
-    pub(crate) verifier: Linker<Limiter>,
+    /// For worlds that import nothing.
+    pub(crate) nothing: Linker<Limiter>,
 }
 
 impl Runtime {
@@ -63,7 +64,7 @@ impl Runtime {
             model_block: imports::of_a_model_block(&engine).map_err(failed)?,
             reference_block: imports::of_a_reference_block(&engine).map_err(failed)?,
             graph_block: imports::of_a_graph_block(&engine).map_err(failed)?,
-            verifier: imports::none(&engine),
+            nothing: imports::none(&engine),
         };
         Ok(Self(Arc::new(Shared { engine, ticker, limits, profile, linkers, cache })))
     }

@@ -121,6 +121,55 @@ const VERIFY: &str = concat!(
     block: option<string>, operation: option<string>, reason: string}), indeterminate(list<string>)})"
 );
 
+/// `scheduling.request`.
+macro_rules! request {
+    () => {
+        "record{blocks: list<record{weight-bytes: u64, work: u64, row-bytes: u64}>, rows: u64, batches: u32, \
+        replicas: u32, audited: bool, excluded: list<u32>}"
+    };
+}
+
+/// `scheduling.snapshot`.
+macro_rules! snapshot {
+    () => {
+        "record{nodes: list<record{operator: u32, executes: bool, verifies: bool, draining: bool, threads: u32, \
+        simd: u32, backend: u32, free-memory: u64, slots: u32, used: u32, round-trip: option<u64>, done: u64, \
+        failed: u64, wrong: u64, learned: list<u8>}>, served: list<record{node: u32, from: u32, to: u32, \
+        rows-per-second: u64}>, names: list<string>, learned: list<u8>}"
+    };
+}
+
+/// `scheduling.failure`.
+macro_rules! no_plan {
+    () => {
+        "variant{bad-input(string), unserved(list<record{from: u32, to: u32}>), few-operators(record{from: u32, \
+        to: u32, found: u32, needed: u32}), fragmented(u32), no-auditor}"
+    };
+}
+
+const PLAN: &str = concat!(
+    "(",
+    request!(),
+    ", ",
+    snapshot!(),
+    ", list<u8>) -> (result<record{legs: list<record{from: u32, to: u32, replicas: list<u32>, shadows: list<u32>}>, \
+    auditors: list<u32>, predicted: u64}, ",
+    no_plan!(),
+    ">)"
+);
+const LEARN: &str = "(list<u8>, list<u8>, record{threads: u32, simd: string, backend: string, slots: u32, used: u32, \
+    work: u64, rows: u64, nanoseconds: u64}) -> (record{shared: list<u8>, node: list<u8>})";
+const PLACE: &str = concat!(
+    "(",
+    request!(),
+    ", ",
+    snapshot!(),
+    ", record{node: option<u32>, threads: u32, simd: u32, backend: u32, memory: u64}, list<u8>) -> \
+    (result<record{from: u32, to: u32, before: u64, after: u64}, ",
+    no_plan!(),
+    ">)"
+);
+
 fn expected(function: &str) -> Option<&'static str> {
     Some(match function {
         "[static]session.open" => OPEN,
@@ -142,6 +191,9 @@ fn expected(function: &str) -> Option<&'static str> {
         "attention" => ATTENTION,
         "read" => READ,
         "verify" => VERIFY,
+        "plan" => PLAN,
+        "learn" => LEARN,
+        "place" => PLACE,
         _ => return None,
     })
 }

@@ -94,6 +94,9 @@ pub enum NodeError {
     /// What a node remembers cannot be read or written.
     #[error("the node's memory cannot be used: {0}")]
     Database(String),
+    /// The swarm did not give an answer.
+    #[error("{0}")]
+    Swarm(String),
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokens(#[from] TokenError),
@@ -129,15 +132,15 @@ pub enum NodeError {
         /// Why.
         source: ostrakon_protocol::PayloadError,
     },
+    /// No nodes can be chosen for a request, or nothing can be advised.
+    #[error("there is no plan: {0}")]
+    NoPlan(String),
     /// Two receipts have too little in common for a dispute.
     #[error(transparent)]
     Incomparable(#[from] ostrakon_protocol::dispute::Incomparable),
     /// A request was run again and did not give what its receipt says.
     #[error("this machine does not get what the receipt says: {0}")]
     NotReproduced(String),
-    /// The network of this node does not start, or peers cannot be reached.
-    #[error(transparent)]
-    Net(#[from] ostrakon_net::NetError),
     /// A package cannot be had from the swarm.
     #[error(transparent)]
     Transfer(#[from] crate::swarm::transfer::TransferError),
@@ -183,7 +186,6 @@ impl NodeError {
                 ErrorKind::Usage
             }
             Self::Package(P::NotAPackage { .. } | P::Shards { .. } | P::WouldOverwrite { .. }) => ErrorKind::Usage,
-            Self::Net(ostrakon_net::NetError::Address { .. }) => ErrorKind::Usage,
             Self::Package(P::Io { .. } | P::Model(_)) => ErrorKind::Failed,
             Self::Package(_) | Self::Admission { .. } => ErrorKind::Refused,
             _ => ErrorKind::Failed,

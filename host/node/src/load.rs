@@ -20,7 +20,7 @@ use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits
 use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, Tier, TrustPolicy};
-use ostrakon_protocol::{Batch, Context, Receipt, Step};
+use ostrakon_protocol::{Batch, Receipt, Step};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -301,9 +301,7 @@ pub(crate) fn admit(
         Arithmetic::Reference => Some(Plugins::find(options.plugins.as_deref())?.read(EXACT_REFERENCE)?),
     };
     if let Some(reference) = &reference {
-        // Guest instructions in place of charged host calls: the same bytes for other fuel.
-        let parts = [profile.as_bytes().as_slice(), Digest::of_content(reference).as_bytes()].concat();
-        profile = Digest::of(Context::REFERENCE_PROFILE, &parts);
+        profile = crate::swarm::known::reference_profile(&profile, reference);
     }
     let mut plugins = BTreeMap::new();
     for entry in &package.manifest().components {

@@ -26,7 +26,7 @@ use crate::error::NodeError;
 use crate::plugins::{Plugins, SCHEDULER, VERIFIER};
 use metrics::Counters;
 use ostrakon_engine::Limits;
-use ostrakon_net::Client;
+use ostrakon_net::{Client, NetError};
 use ostrakon_package::{Home, load_or_create_key};
 use ostrakon_protocol::{Digest, PublicKey, SigningKey, UsedPlugin};
 use std::collections::BTreeSet;
@@ -105,7 +105,7 @@ impl Node {
         let (here, missing) = packages::split(&settings.packages, &home);
         let serving = if settings.roles.execution { here } else { Vec::new() };
         let serving = Serving::start(serve, serving, home.clone(), &key, Arc::clone(&database)).await?;
-        let (client, events) = Client::start(settings.net(&key)).await?;
+        let (client, events) = Client::start(settings.net(&key)).await.map_err(unusable)?;
         let coordinator = match settings.roles.scheduling {
             true => {
                 let limits = CoordinatorLimits { queued: settings.limits.jobs(), ..CoordinatorLimits::default() };
@@ -276,4 +276,12 @@ fn used_plugins(settings: &Settings) -> Result<Vec<UsedPlugin>, NodeError> {
 
 fn plugin(settings: &Settings, name: &str) -> Result<Vec<u8>, NodeError> {
     Ok(Plugins::find(settings.plugins.as_deref())?.read(name)?)
+}
+
+/// An address that makes no sense is the settings' fault.
+fn unusable(error: NetError) -> NodeError {
+    match error {
+        NetError::Address { .. } => NodeError::Setting(format!("`listen`, `external` or `bootstrap`: {error}")),
+        other => other.into(),
+    }
 }

@@ -4,7 +4,7 @@ use super::Core;
 use crate::error::NodeError;
 use crate::options::RunOptions;
 use crate::store::{locate, locate_or_find};
-use crate::swarm::coordinator::KnownPackage;
+use crate::swarm::known::KnownPackage;
 use crate::swarm::serve::{PackageSetting, in_thread};
 use crate::swarm::settings::Settings;
 use crate::swarm::transfer::TransferError;
