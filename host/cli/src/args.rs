@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Run texts through a package
     Run(RunArgs),
+    /// Run a node of a swarm
+    Node(NodeArgs),
     /// Check a receipt: was the answer computed as it says?
     Audit(AuditArgs),
     /// Run a receipt's request again and keep the integer products, for an auditor
@@ -160,6 +162,17 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) plugins: PluginsArg,
+}
+
+/// `ostrakon node`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SIGTERM and SIGINT: finish what runs, then end; a second one ends at once. SIGHUP: read the settings again."
+)]
+pub(crate) struct NodeArgs {
+    /// The settings: see examples/node.toml
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
 }
 
 /// `ostrakon audit`.

@@ -8,6 +8,7 @@ mod commands;
 mod input;
 mod problem;
 mod progress;
+mod runtime;
 mod style;
 mod table;
 

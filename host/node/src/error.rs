@@ -141,6 +141,9 @@ pub enum NodeError {
     /// A request was run again and did not give what its receipt says.
     #[error("this machine does not get what the receipt says: {0}")]
     NotReproduced(String),
+    /// A package cannot be had from the swarm.
+    #[error(transparent)]
+    Transfer(#[from] crate::swarm::transfer::TransferError),
     /// A file cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
     File {

@@ -79,6 +79,16 @@ impl Plugins {
         self.0.join(format!("{name}.wasm"))
     }
 
+    /// Where all plugins lie, in order. A directory that cannot be read has none.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(&self.0) else { return Vec::new() };
+        let component =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm") && path.is_file();
+        let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(component).collect();
+        all.sort();
+        all
+    }
+
     /// The plugin called `name`.
     ///
     /// # Errors

@@ -227,8 +227,23 @@ pub fn claimed_tier(directory: &Path) -> Result<Tier, PackageError> {
     Ok(claimed_manifest(directory)?.0.tier())
 }
 
+/// What the package in `directory` claims to be, if its signature is good enough for `policy`: its files are not
+/// looked at, and need not be there yet.
+///
+/// # Errors
+/// There is no package, its signature does not hold or does not count, or its manifest is none.
+pub fn signed_manifest(directory: &Path, policy: &TrustPolicy) -> Result<(Manifest, Digest), PackageError> {
+    let bytes = read_manifest(directory)?;
+    let digest = Digest::of(Context::PACKAGE, &bytes);
+    check_signature(directory, &digest, policy)?;
+    Ok((parse_manifest(directory, &bytes)?, digest))
+}
+
 /// Read and validate only the manifest, to list what is there; nothing is verified.
-pub(crate) fn claimed_manifest(directory: &Path) -> Result<(Manifest, Digest), PackageError> {
+///
+/// # Errors
+/// There is no package, or its manifest is none.
+pub fn claimed_manifest(directory: &Path) -> Result<(Manifest, Digest), PackageError> {
     let bytes = read_manifest(directory)?;
     Ok((parse_manifest(directory, &bytes)?, Digest::of(Context::PACKAGE, &bytes)))
 }

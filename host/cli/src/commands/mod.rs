@@ -6,6 +6,7 @@ mod audit_float;
 mod dispute;
 mod doctor;
 mod inspect;
+mod node;
 mod pack;
 mod plugin;
 mod rerun;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
         Command::Pack(args) => pack::run(args, json),
         Command::Run(args) => run::run(args, json, start),
         Command::Audit(args) => return audit::run(args, json),
+        Command::Node(args) => return node::run(&args, json),
         Command::Dispute(args) => return dispute::run(&args, json),
         Command::Trace(args) => trace::run(&args, json),
         Command::Transcript(args) => transcript::run(&args, json),

@@ -1,0 +1,15 @@
+//! What waits for peers while the rest of the program computes.
+
+use crate::problem::Problem;
+use tokio::runtime::{Builder, Runtime};
+
+/// A runtime of few threads: computing is done on others.
+pub(crate) fn runtime() -> Result<Runtime, Problem> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("ostrakon-net")
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(format!("cannot start the threads for the network: {error}")))
+}
