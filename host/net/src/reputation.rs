@@ -100,11 +100,13 @@ impl Reputation {
             let mut points: Vec<u32> = self.standings.values().map(|s| s.points(now)).collect();
             let middle = points.len() / 2;
             let median = *points.select_nth_unstable(middle).1;
-            let mut room = middle;
+            // All that are worse than the middle stay, and of those just there as many as make half.
+            let mut room = middle - points.iter().filter(|p| **p < median).count();
             self.standings.retain(|_, standing| {
-                let keep = room > 0 && standing.points(now) <= median;
-                room -= usize::from(keep);
-                keep
+                let points = standing.points(now);
+                let fits = points == median && room > 0;
+                room -= usize::from(fits);
+                points < median || fits
             });
         }
     }
