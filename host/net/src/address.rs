@@ -58,9 +58,10 @@ pub(crate) fn complete(address: Multiaddr, peer: PeerId) -> Multiaddr {
 /// The socket that listening at a TCP address binds.
 pub(crate) fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
-    match (parts.next(), parts.next()) {
-        (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => Some((ip, port).into()),
-        (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port))) => Some((ip, port).into()),
+    // What goes on after that is another transport, or a way through a relay.
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port)), None) => Some((ip, port).into()),
+        (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port)), None) => Some((ip, port).into()),
         _ => None,
     }
 }

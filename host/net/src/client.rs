@@ -124,7 +124,7 @@ impl Client {
             }
             self.reach(node).await?;
             let (answer, answered) = oneshot::channel();
-            self.command(Command::Ask { node, query: Query { ask, within }, answer }).await?;
+            self.command(Command::Ask { node, query: Query { ask: Ok(ask), within }, answer }).await?;
             answered.await.unwrap_or(Err(NetError::Stopped))
         };
         timeout(within, asked).await.unwrap_or(Err(NetError::Timeout { node }))

@@ -6,8 +6,8 @@
 //!    read, and memory grows as bytes come.
 //! 2. A question must be there soon after its stream was opened. The reply may take as long as whoever asks wants to wait;
 //!    from its first byte on a minimum speed holds.
-//! 3. Both are decoded here, on the task of their connection: what is not the one encoding of a question or a reply goes no
-//!    further, and the error says that it was the peer's fault.
+//! 3. Both are decoded here, on the task of their connection. What is not the one encoding of a question or a reply, or comes
+//!    too slowly, goes no further: a reply becomes an error, and of a question only the reason is told, so that it is counted.
 
 use crate::pace::Pace;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -29,8 +29,8 @@ const STEP: usize = 64 << 10;
 /// A question, and how long its answer may take.
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
-    /// What is asked.
-    pub(crate) ask: Ask,
+    /// What is asked. Of questions that come in: or why it is none.
+    pub(crate) ask: Result<Ask, String>,
     /// For whoever asks; the other side does not learn it.
     pub(crate) within: Duration,
 }
@@ -51,7 +51,13 @@ impl request_response::Codec for ControlCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        Ok(Query { ask: read(io, QUESTION).await?, within: Duration::ZERO })
+        let ask = match read(io, QUESTION).await {
+            Ok(ask) => Ok(ask),
+            // `libp2p` tells nobody of errors here.
+            Err(error) if error.kind() == ErrorKind::InvalidData => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        Ok(Query { ask, within: Duration::ZERO })
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> Result<Reply, Error>
@@ -66,7 +72,8 @@ impl request_response::Codec for ControlCodec {
         T: AsyncWrite + Unpin + Send,
     {
         self.within = query.within;
-        write(io, &encode(&query.ask)).await
+        let ask = query.ask.map_err(|reason| Error::new(ErrorKind::InvalidInput, reason))?;
+        write(io, &encode(&ask)).await
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, reply: Reply) -> Result<(), Error>
@@ -84,11 +91,11 @@ impl request_response::Codec for ControlCodec {
 
 async fn read<D: Document, T: AsyncRead + Unpin + Send>(io: &mut T, within: Duration) -> Result<D, Error> {
     let wrong = |reason: String| Error::new(ErrorKind::InvalidData, reason);
-    let late = || Error::new(ErrorKind::TimedOut, "too slow");
-    let first = Instant::now().checked_add(within).ok_or_else(late)?;
+    let late = || Error::new(ErrorKind::InvalidData, "it comes too slowly");
+    let first = Instant::now().checked_add(within).ok_or(ErrorKind::InvalidInput)?;
     let mut prefix = [0; 4];
     let (start, rest) = prefix.split_at_mut(1);
-    timeout_at(first, io.read_exact(start)).await.map_err(|_| late())??;
+    timeout_at(first, io.read_exact(start)).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
     let mut pace = Pace::begin();
     timeout_at(pace.deadline(), io.read_exact(rest)).await.map_err(|_| late())??;
     let length = u32::from_le_bytes(prefix) as usize;

@@ -5,7 +5,8 @@ use ostrakon_protocol::PublicKey;
 use ostrakon_protocol::wire::{Ask, FileAsk, FileReply, FromNode, Reply, ToNode};
 use tokio::sync::{mpsc, oneshot};
 
-/// What happens in the network, in order. The queue is bounded: who does not read it makes peers wait.
+/// What happens in the network, in order. The queue is bounded: while nobody reads it, questions are answered with "busy", streams
+/// wait, and of news about a node the newest of each kind is kept.
 pub type Events = mpsc::Receiver<Event>;
 
 /// A question of a peer, to be answered once.

@@ -5,11 +5,11 @@
 //! 1. [`listen`] puts the protocols together and waits until every address is listened on.
 //! 2. [`EventLoop::run`] takes turns: what happened in the network, what clients want, answers that became ready, and a tick
 //!    each second for everything that is done from time to time.
-//! 3. Nothing in it waits for anybody. Events that nobody has taken yet stay in a bounded backlog; while that is full, the
-//!    network is not read, and peers wait.
+//! 3. Nothing in it waits for anybody. News that nobody has taken yet stay in a bounded backlog ([`backlog`]).
 //!
 //! By subject: [`reach`] (dialling), [`questions`], [`statuses`] (gossip and the tables of others), [`discovery`].
 
+mod backlog;
 mod discovery;
 mod questions;
 mod reach;
@@ -24,7 +24,9 @@ use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Offence};
 use crate::identity::{keypair, node_of, node_of_keypair, peer_of};
 use crate::streams::{Counts, FILES, SESSION, Streams};
+use backlog::{Backlog, News};
 use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use libp2p_stream::Control;
@@ -32,13 +34,16 @@ use ostrakon_protocol::PublicKey;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, timeout};
 
 /// Commands and events that wait.
 const QUEUE: usize = 256;
-/// Events that wait for room in the queue.
-const BACKLOG: usize = 4096;
+/// What may happen before everything is listened on.
+const EARLY: usize = 4096;
+/// Seconds until an address that was lost is listened on again.
+const RELISTEN: u64 = 10;
 /// Time until every address is listened on.
 const LISTEN: Duration = Duration::from_secs(10);
 /// Time to say goodbye.
@@ -66,11 +71,15 @@ pub(crate) struct EventLoop {
     early: VecDeque<SwarmEvent<ProtocolsEvent>>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
-    backlog: VecDeque<Event>,
+    backlog: Backlog,
     fleet: Arc<Fleet>,
     limits: NetLimits,
     addresses: Arc<RwLock<Vec<String>>>,
     external: Vec<Multiaddr>,
+    listeners: HashMap<ListenerId, Multiaddr>,
+    /// Addresses that should be listened on and are not.
+    lost: Vec<Multiaddr>,
+    ticks: u64,
     /// How many round trips in a row failed.
     lost_pings: HashMap<PeerId, u32>,
     reach: reach::Reach,
@@ -90,7 +99,7 @@ pub(crate) async fn listen(config: NetConfig) -> Result<Listening, NetError> {
     for address in &external {
         swarm.add_external_address(address.clone());
     }
-    let early = listeners(&mut swarm, &config.listen).await?;
+    let (listeners, early) = listen_on(&mut swarm, &config.listen).await?;
 
     let (commands, commanded) = mpsc::channel(QUEUE);
     let (events, taken) = mpsc::channel(QUEUE);
@@ -114,11 +123,14 @@ pub(crate) async fn listen(config: NetConfig) -> Result<Listening, NetError> {
         early,
         commands: commanded,
         events: events.clone(),
-        backlog: VecDeque::new(),
+        backlog: Backlog::default(),
         fleet: fleet.clone(),
         limits: config.limits,
         addresses: addresses.clone(),
         external,
+        listeners,
+        lost: Vec::new(),
+        ticks: 0,
         lost_pings: HashMap::new(),
         reach: reach::Reach::new(bootstrap),
         questions: questions::Questions::default(),
@@ -130,20 +142,21 @@ pub(crate) async fn listen(config: NetConfig) -> Result<Listening, NetError> {
     Ok(Listening { event_loop, node, fleet, addresses, commands, events, taken, streams, control })
 }
 
-/// Listen on all addresses. What else happens meanwhile is given back.
-async fn listeners(
-    swarm: &mut Swarm<Protocols>,
-    listen: &[String],
-) -> Result<VecDeque<SwarmEvent<ProtocolsEvent>>, NetError> {
+/// Listeners, and what happened while they came up.
+type Early = (HashMap<ListenerId, Multiaddr>, VecDeque<SwarmEvent<ProtocolsEvent>>);
+
+/// Listen on all addresses.
+async fn listen_on(swarm: &mut Swarm<Protocols>, listen: &[String]) -> Result<Early, NetError> {
     let bad = |address: &str, reason: String| NetError::Address { address: address.to_owned(), reason };
-    let mut waiting = HashMap::new();
+    let (mut listeners, mut waiting) = (HashMap::new(), HashMap::new());
     for address in listen {
         let parsed = parse(address)?;
         if let Some(socket) = tcp_socket(&parsed) {
             // libp2p shares ports: another process at the same one would get half of the connections, and nobody would say so.
             std::net::TcpListener::bind(socket).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
         }
-        let id = swarm.listen_on(parsed).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
+        let id = swarm.listen_on(parsed.clone()).map_err(|e| bad(address, format!("it cannot be listened on: {e}")))?;
+        listeners.insert(id, parsed);
         waiting.insert(id, address.as_str());
     }
     let mut early = VecDeque::new();
@@ -160,11 +173,11 @@ async fn listeners(
                 let reason = reason.err().map_or_else(|| "it was closed".to_owned(), |e| e.to_string());
                 return Err(bad(waiting.get(&listener_id).unwrap_or(&some), reason));
             }
-            other if early.len() < BACKLOG => early.push_back(other),
+            other if early.len() < EARLY => early.push_back(other),
             _ => {}
         }
     }
-    Ok(early)
+    Ok((listeners, early))
 }
 
 impl EventLoop {
@@ -178,8 +191,8 @@ impl EventLoop {
         let events = self.events.clone();
         let stopped = loop {
             tokio::select! {
-                event = self.swarm.select_next_some(), if self.backlog.len() < BACKLOG => self.happened(event),
-                permit = events.reserve(), if !self.backlog.is_empty() => match (permit, self.backlog.pop_front()) {
+                event = self.swarm.select_next_some() => self.happened(event),
+                permit = events.reserve(), if !self.backlog.is_empty() => match (permit, self.backlog.pop()) {
                     (Ok(permit), Some(event)) => permit.send(event),
                     // Nobody listens to events: clients still work.
                     _ => self.backlog.clear(),
@@ -247,7 +260,7 @@ impl EventLoop {
                 self.fleet.connected(node, place(endpoint.get_remote_address()));
                 self.arrived(connection_id, peer_id, node);
                 if num_established.get() == 1 {
-                    self.emit(Event::Connected(node));
+                    self.emit(News::Connected, node);
                     self.ask_fleet(peer_id);
                 }
             }
@@ -258,7 +271,7 @@ impl EventLoop {
                 self.lost_pings.remove(&peer_id);
                 self.questions.left(&peer_id);
                 self.discovery.left(&peer_id);
-                self.emit(Event::Disconnected(node));
+                self.emit(News::Disconnected, node);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.not_arrived(connection_id, peer_id, &error);
@@ -268,9 +281,14 @@ impl EventLoop {
             }
             SwarmEvent::NewListenAddr { .. }
             | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ListenerClosed { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => self.show_addresses(),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                tracing::warn!(?reason, "an address is listened on no more");
+                self.lost.extend(self.listeners.remove(&listener_id));
+                self.discovery.relay_lost();
+                self.show_addresses();
+            }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "an address cannot be listened on"),
             _ => {}
         }
@@ -314,11 +332,30 @@ impl EventLoop {
     }
 
     fn tick(&mut self) {
+        self.ticks += 1;
         self.fleet.sweep();
+        if self.ticks.is_multiple_of(RELISTEN) {
+            self.relisten();
+        }
         self.drop_unwanted();
         self.tick_reach();
         self.tick_statuses();
         self.tick_discovery();
+    }
+
+    /// Listen again where a network or a relay went away.
+    fn relisten(&mut self) {
+        for address in std::mem::take(&mut self.lost) {
+            match self.swarm.listen_on(address.clone()) {
+                Ok(id) => {
+                    self.listeners.insert(id, address);
+                }
+                Err(error) => {
+                    tracing::warn!(%address, %error, "an address cannot be listened on");
+                    self.lost.push(address);
+                }
+            }
+        }
     }
 
     /// Drop who may not be here.
@@ -330,17 +367,10 @@ impl EventLoop {
         }
     }
 
-    /// Queue an event. Of events that only say that something is new, one is enough.
-    fn emit(&mut self, event: Event) {
-        if let Event::Status(node) = &event
-            && self.backlog.iter().any(|e| matches!(e, Event::Status(other) if other == node))
-        {
-            return;
-        }
-        if !self.backlog.is_empty() {
-            self.backlog.push_back(event);
-        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-            self.backlog.push_back(event);
+    /// Queue news.
+    fn emit(&mut self, news: News, node: PublicKey) {
+        if !self.backlog.is_empty() || matches!(self.events.try_send(news.of(node)), Err(TrySendError::Full(_))) {
+            self.backlog.push(news, node);
         }
     }
 

@@ -12,6 +12,7 @@
 
 use crate::address::{Place, parse, place};
 use crate::config::NetLimits;
+use crate::rate::Bucket;
 pub use crate::reputation::Offence;
 use crate::reputation::{LEAST, Reputation};
 use ostrakon_protocol::status::MAX_STATUS_BYTES;
@@ -30,6 +31,11 @@ pub const SKEW: Duration = Duration::from_secs(300);
 /// How long the number of a status that faded is remembered. Longer than two clocks may differ.
 const REMEMBER: Duration = Duration::from_secs(900);
 
+/// Statuses a second of one node, and how many at once: each goes to everybody.
+const RATE: u32 = 4;
+/// Statuses of one node at once.
+const BURST: u32 = 20;
+
 /// What became of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -39,7 +45,7 @@ pub(crate) enum Taken {
     Known,
     /// Another with the same number is known.
     Contradicts,
-    /// There is no room for it, its time is not now, or its node is banned.
+    /// There is no room for it, its time is not now, its node is banned or says too much.
     LeftOut,
 }
 
@@ -49,6 +55,7 @@ struct Entry {
     heard: Instant,
     places: Vec<Place>,
     contradicted: bool,
+    pace: Bucket,
 }
 
 #[derive(Debug, Default)]
@@ -144,13 +151,16 @@ impl Fleet {
         Reply::Fleet { statuses, reputation, more }
     }
 
-    /// This node's own status.
-    pub(crate) fn publish(&self, status: SignedStatus) {
+    /// This node's own status. Whether it is.
+    pub(crate) fn publish(&self, status: SignedStatus) -> bool {
         let mut table = self.table();
-        if table.own == Some(status.status.node) {
-            let entry = Entry { heard: Instant::now(), places: Vec::new(), contradicted: false, status };
+        let own = table.own == Some(status.status.node);
+        if own {
+            let pace = Bucket::full(BURST);
+            let entry = Entry { heard: Instant::now(), places: Vec::new(), contradicted: false, pace, status };
             table.entries.insert(entry.status.status.node, entry);
         }
+        own
     }
 
     /// Whether a status would be news, before anything is computed to check it.
@@ -173,6 +183,7 @@ impl Fleet {
         if table.own == Some(node) || table.reputation.of(&node, now) < LEAST {
             return Taken::LeftOut;
         }
+        let mut pace = Bucket::full(BURST);
         if let Some(entry) = table.entries.get_mut(&node) {
             if status.contradicts(&entry.status) {
                 let first = !std::mem::replace(&mut entry.contradicted, true);
@@ -181,6 +192,10 @@ impl Fleet {
             if sequence <= entry.status.status.sequence {
                 return Taken::Known;
             }
+            if !entry.pace.take(RATE, BURST) {
+                return Taken::LeftOut;
+            }
+            pace = entry.pace;
         } else if table.faded.get(&node).is_some_and(|(number, _)| sequence <= *number) {
             return Taken::Known;
         }
@@ -195,7 +210,7 @@ impl Fleet {
         }
         let heard = if second_hand { now.checked_sub(age.min(FADE * 3 / 4)).unwrap_or(now) } else { now };
         table.faded.remove(&node);
-        table.entries.insert(node, Entry { status, heard, places, contradicted: false });
+        table.entries.insert(node, Entry { status, heard, places, contradicted: false, pace });
         Taken::New
     }
 
@@ -313,6 +328,121 @@ impl Table {
 fn age(issued: u64) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let issued = Duration::from_millis(issued);
-    let apart = if issued > now { issued - now } else { now - issued };
-    (apart <= SKEW).then(|| now.saturating_sub(issued))
+    (issued.abs_diff(now) <= SKEW).then(|| now.saturating_sub(issued))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostrakon_protocol::{Hardware, Load, Roles, SigningKey, Status};
+
+    fn now() -> u64 {
+        u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+    }
+
+    fn status(n: u32, sequence: u64, address: &str) -> SignedStatus {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&n.to_le_bytes());
+        let key = SigningKey::from_seed(&seed);
+        let status = Status {
+            node: key.public(),
+            sequence,
+            issued: now(),
+            operator: String::new(),
+            roles: Roles::default(),
+            addresses: vec![address.into()],
+            hardware: Hardware::default(),
+            load: Load::default(),
+            served: vec![],
+            plugins: vec![],
+            draining: false,
+        };
+        SignedStatus::sign(&key, status)
+    }
+
+    fn fleet(all: usize, per_address: usize) -> Fleet {
+        let limits = NetLimits { fleet: all, fleet_per_address: per_address, ..NetLimits::default() };
+        Fleet::new(PublicKey::from_bytes([255; 32]), limits)
+    }
+
+    #[test]
+    fn larger_numbers_replace_smaller_ones() {
+        let fleet = fleet(10, 10);
+        let one = status(1, 5, "/ip4/10.0.0.1/tcp/1");
+        assert_eq!(fleet.take(one.clone(), false), Taken::New);
+        assert!(!fleet.is_news(&one));
+        assert_eq!(fleet.take(one.clone(), false), Taken::Known);
+        assert_eq!(fleet.take(status(1, 4, "/ip4/10.0.0.1/tcp/1"), false), Taken::Known);
+        let other = status(1, 5, "/ip4/10.0.0.1/tcp/2");
+        assert!(fleet.is_news(&other));
+        assert_eq!(fleet.take(other.clone(), false), Taken::Contradicts);
+        assert!(!fleet.is_news(&other));
+        assert_eq!(fleet.take(status(1, 6, "/ip4/10.0.0.1/tcp/1"), false), Taken::New);
+        assert_eq!(fleet.statuses().len(), 1);
+    }
+
+    #[test]
+    fn statuses_fade_and_do_not_come_back() {
+        let fleet = fleet(10, 10);
+        let one = status(1, 5, "/ip4/10.0.0.1/tcp/1");
+        fleet.take(one.clone(), false);
+        let Some(long_ago) = Instant::now().checked_sub(FADE) else { return };
+        fleet.table().entries.values_mut().for_each(|e| e.heard = long_ago);
+        assert!(fleet.statuses().is_empty() && fleet.status(&one.status.node).is_none());
+        fleet.sweep();
+        assert!(fleet.table().entries.is_empty() && fleet.table().places.is_empty());
+        assert!(!fleet.is_news(&one));
+        assert_eq!(fleet.take(one, true), Taken::Known);
+        assert_eq!(fleet.take(status(1, 6, "/ip4/10.0.0.1/tcp/1"), true), Taken::New);
+    }
+
+    #[test]
+    fn statuses_of_another_time_are_left_out() {
+        let fleet = fleet(10, 10);
+        for issued in [0, now() - 400_000, now() + 400_000, u64::MAX] {
+            let mut one = status(1, 5, "/ip4/10.0.0.1/tcp/1");
+            one.status.issued = issued;
+            assert_eq!(fleet.take(one, false), Taken::LeftOut);
+        }
+    }
+
+    #[test]
+    fn one_place_gets_its_share_only() {
+        let fleet = fleet(100, 5);
+        for n in 0..50 {
+            fleet.take(status(n, 1, "/ip4/10.0.0.1/tcp/1"), false);
+        }
+        assert_eq!(fleet.statuses().len(), 5);
+        // Another place is not touched by that, and new statuses of who is in are taken.
+        assert_eq!(fleet.take(status(100, 1, "/ip4/10.0.0.2/tcp/1"), false), Taken::New);
+        assert_eq!(fleet.take(status(0, 2, "/ip4/10.0.0.1/tcp/1"), false), Taken::New);
+        // Claimed addresses count for nothing once it is seen where a node is.
+        for n in 200..250 {
+            let claim = status(n, 1, &format!("/ip4/10.1.0.{n}/tcp/1"));
+            fleet.connected(claim.status.node, Place::V4([10, 0, 0, 3]));
+            fleet.take(claim, false);
+        }
+        assert_eq!(fleet.statuses().len(), 11);
+    }
+
+    #[test]
+    fn a_full_table_prefers_who_is_connected() {
+        let fleet = fleet(10, 100);
+        for n in 0..20 {
+            fleet.take(status(n, 1, "/ip4/10.0.0.1/tcp/1"), false);
+        }
+        assert_eq!(fleet.statuses().len(), 10);
+        let here = status(100, 1, "/ip4/10.0.0.2/tcp/1");
+        assert_eq!(fleet.take(here.clone(), false), Taken::LeftOut);
+        fleet.connected(here.status.node, Place::V4([10, 0, 0, 2]));
+        assert_eq!(fleet.take(here, false), Taken::New);
+        assert_eq!(fleet.statuses().len(), 10);
+    }
+
+    #[test]
+    fn who_says_too_much_is_not_heard() {
+        let fleet = fleet(10, 10);
+        let taken = (1..200).filter(|n| fleet.take(status(1, *n, "/ip4/10.0.0.1/tcp/1"), false) == Taken::New);
+        assert!((20..60).contains(&taken.count()));
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! # How
 //!
-//! 1. Before anything is negotiated: not more connections from one place than the limit.
+//! 1. Before anything is negotiated: not more connections from one place than the limit, and not more new ones a second than
+//!    [`RATE`] after a burst. A connection that was made leaves traces in tables of libp2p that outlast it.
 //! 2. As soon as the peer has proved its key: it must be an ed25519 key, on the allow list if there is one, not on the deny
 //!    list, and not banned for what it did.
 //! 3. The same lists hold for whom this node dials.
@@ -10,6 +11,7 @@
 use crate::address::{Place, place};
 use crate::fleet::Fleet;
 use crate::identity::node_of;
+use crate::rate::Bucket;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, ListenFailure};
@@ -37,7 +39,16 @@ pub(crate) enum Refused {
     Banned,
     #[error("too many connections from {0:?}")]
     Place(Place),
+    #[error("too many new connections in a short time from {0:?}")]
+    Haste(Place),
 }
+
+/// New connections a second from one place.
+const RATE: u32 = 4;
+/// New connections at once from one place, as a multiple of those that may be there.
+const BURST: u32 = 4;
+/// Places whose new connections are counted.
+const PLACES: usize = 8192;
 
 /// Lists and counts.
 #[derive(Debug)]
@@ -45,16 +56,38 @@ pub(crate) struct Gate {
     fleet: Arc<Fleet>,
     allow: HashSet<PublicKey>,
     deny: HashSet<PublicKey>,
-    per_place: usize,
+    per_place: u32,
+    rates: HashMap<Place, Bucket>,
     inbound: HashMap<ConnectionId, Place>,
-    counts: HashMap<Place, usize>,
+    counts: HashMap<Place, u32>,
 }
 
 impl Gate {
     pub(crate) fn new(fleet: Arc<Fleet>, allow: Vec<PublicKey>, deny: Vec<PublicKey>, per_place: u32) -> Self {
-        let per_place = per_place.try_into().unwrap_or(usize::MAX);
         let (allow, deny) = (allow.into_iter().collect(), deny.into_iter().collect());
-        Self { fleet, allow, deny, per_place, inbound: HashMap::new(), counts: HashMap::new() }
+        let (rates, inbound, counts) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { fleet, allow, deny, per_place, rates, inbound, counts }
+    }
+
+    /// Count a new connection from a place.
+    fn enter(&mut self, connection: ConnectionId, place: Place) -> Result<(), Refused> {
+        let burst = self.per_place.saturating_mul(BURST);
+        if self.rates.len() >= PLACES && !self.rates.contains_key(&place) {
+            self.rates.retain(|_, bucket| !bucket.is_full(RATE, burst));
+            if self.rates.len() >= PLACES {
+                self.rates.clear();
+            }
+        }
+        let count = self.counts.get(&place).copied().unwrap_or(0);
+        if count >= self.per_place {
+            return Err(Refused::Place(place));
+        }
+        if !self.rates.entry(place.clone()).or_insert_with(|| Bucket::full(burst)).take(RATE, burst) {
+            return Err(Refused::Haste(place));
+        }
+        self.counts.insert(place.clone(), count + 1);
+        self.inbound.insert(connection, place);
+        Ok(())
     }
 
     /// Other lists.
@@ -102,13 +135,7 @@ impl NetworkBehaviour for Gate {
             // Through a relay: the relay's connection is what is counted.
             return Ok(());
         }
-        let count = self.counts.entry(place.clone()).or_default();
-        if *count >= self.per_place {
-            return Err(ConnectionDenied::new(Refused::Place(place)));
-        }
-        *count += 1;
-        self.inbound.insert(connection, place);
-        Ok(())
+        self.enter(connection, place).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -164,5 +191,26 @@ impl NetworkBehaviour for Gate {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_and_so_is_haste() {
+        let place = || Place::V4([10, 0, 0, 1]);
+        let mut gate = Gate::new(Arc::default(), vec![], vec![], 2);
+        let ids: Vec<_> = (0..20).map(ConnectionId::new_unchecked).collect();
+        assert_eq!(gate.enter(ids[0], place()), Ok(()));
+        assert_eq!(gate.enter(ids[1], place()), Ok(()));
+        assert_eq!(gate.enter(ids[2], place()), Err(Refused::Place(place())));
+        gate.leave(ids[0]);
+        // Coming and going all the time.
+        let admitted = ids[3..].iter().filter(|id| gate.enter(**id, place()).map(|()| gate.leave(**id)).is_ok());
+        assert_eq!(admitted.count(), 6);
+        assert_eq!(gate.enter(ids[0], place()), Err(Refused::Haste(place())));
+        assert_eq!(gate.enter(ids[0], Place::V4([10, 0, 0, 2])), Ok(()));
     }
 }

@@ -17,6 +17,12 @@ impl Bucket {
         Self { level: u64::from(burst) * 1000, since: Instant::now() }
     }
 
+    /// Whether nothing was taken for long.
+    pub(crate) fn is_full(&self, rate: u32, burst: u32) -> bool {
+        let gained = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_mul(rate.into());
+        self.level.saturating_add(gained) >= u64::from(burst) * 1000
+    }
+
     /// Take a token, if there is one, from a bucket that gains `rate` tokens a second and holds `burst`.
     pub(crate) fn take(&mut self, rate: u32, burst: u32) -> bool {
         let passed = self.since.elapsed();

@@ -37,7 +37,7 @@ const TOO_MANY: u8 = 2;
 /// How long the other side may take to say so.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often a stream is opened before it is given up.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
 /// Bytes between the two ends of a stream to oneself.
 const LOCAL: usize = 256 << 10;
 
@@ -106,7 +106,9 @@ impl Streams {
     pub(crate) fn report(&self, node: PublicKey, offence: Offence) {
         if self.fleet.offend(node, offence) {
             // Should the queue be full, the event loop sees by itself soon that the peer is banned.
-            let _ = self.commands.upgrade().map(|commands| commands.try_send(Command::Drop(node)));
+            if let Some(commands) = self.commands.upgrade() {
+                let _ = commands.try_send(Command::Drop(node));
+            }
         }
     }
 

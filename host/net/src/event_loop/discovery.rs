@@ -54,6 +54,11 @@ impl Discovery {
     pub(super) fn left(&mut self, peer: &PeerId) {
         self.relays.remove(peer);
     }
+
+    /// A listener ended, perhaps that at a relay: the next probe asks another.
+    pub(super) fn relay_lost(&mut self) {
+        self.relayed = false;
+    }
 }
 
 fn key(content: &Digest) -> RecordKey {
@@ -99,13 +104,12 @@ impl EventLoop {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.query(id, result, step.last),
             kad::Event::RoutingUpdated { is_new_peer: true, .. } => self.discovery.met_somebody = true,
-            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
-                // Only contents of ours, only of nodes of ours, as many as there is room for.
-                if record.key.as_ref().len() == size_of::<Digest>() && node_of(&record.provider).is_some() {
-                    let stored = self.swarm.behaviour_mut().kademlia.store_mut().add_provider(record);
-                    if let Err(error) = stored {
-                        tracing::debug!(%error, "no room for a provider");
-                    }
+            // Only contents of ours, only of nodes of ours, as many as there is room for.
+            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } }
+                if record.key.as_ref().len() == size_of::<Digest>() && node_of(&record.provider).is_some() =>
+            {
+                if let Err(error) = self.swarm.behaviour_mut().kademlia.store_mut().add_provider(record) {
+                    tracing::debug!(%error, "no room for a provider");
                 }
             }
             _ => {}

@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use libp2p::request_response::{self, InboundFailure, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
 use ostrakon_protocol::PublicKey;
 use ostrakon_protocol::wire::{Ask, Refusal, Reply};
 use std::collections::HashMap;
@@ -86,7 +86,14 @@ impl EventLoop {
     pub(super) fn control(&mut self, event: request_response::Event<Query, Reply>) {
         match event {
             request_response::Event::Message { peer, message, .. } => match message {
-                Message::Request { request, channel, .. } => self.asked(peer, request.ask, channel),
+                Message::Request { request, channel, .. } => match (request.ask, node_of(&peer)) {
+                    (Ok(ask), _) => self.asked(peer, ask, channel),
+                    (Err(reason), Some(node)) => {
+                        tracing::debug!(%node, reason, "not a question");
+                        self.offended(node, Offence::Malformed);
+                    }
+                    (Err(_), None) => {}
+                },
                 Message::Response { request_id, response } => match self.questions.asked.remove(&request_id) {
                     Some((_, Asker::Client(answer))) => tell(answer, Ok(response)),
                     Some((node, Asker::Fleet(after, left))) => self.fleet_page(node, after, left, response),
@@ -103,11 +110,6 @@ impl EventLoop {
             }
             request_response::Event::InboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a question came to nothing");
-                if let (InboundFailure::Io(error), Some(node)) = (error, node_of(&peer))
-                    && error.kind() == ErrorKind::InvalidData
-                {
-                    self.offended(node, Offence::Malformed);
-                }
             }
             request_response::Event::ResponseSent { .. } => {}
         }
@@ -134,7 +136,7 @@ impl EventLoop {
     fn asked(&mut self, peer: PeerId, ask: Ask, channel: ResponseChannel<Reply>) {
         let Some(from) = node_of(&peer).filter(|node| !self.fleet.banned(node)) else { return };
         let reply = match self.allowed(peer, from, &ask) {
-            Err(busy) => busy,
+            Err(busy) => busy.into(),
             Ok(()) => match ask {
                 Ask::Fleet { after } => self.fleet.page(after),
                 ask => match self.hand_out(peer, from, ask) {
@@ -143,7 +145,7 @@ impl EventLoop {
                         self.questions.answering.push(reply.map(move |reply| (peer, channel, reply)).boxed());
                         return;
                     }
-                    Err(busy) => busy,
+                    Err(busy) => busy.into(),
                 },
             },
         };
@@ -151,7 +153,7 @@ impl EventLoop {
     }
 
     /// Take a token.
-    fn allowed(&mut self, peer: PeerId, from: PublicKey, ask: &Ask) -> Result<(), Reply> {
+    fn allowed(&mut self, peer: PeerId, from: PublicKey, ask: &Ask) -> Result<(), Busy> {
         let rate = self.limits.questions_per_second;
         let burst = rate.saturating_mul(2);
         let allowance = self.questions.allowances.entry(peer).or_insert_with(|| Allowance {
@@ -168,19 +170,19 @@ impl EventLoop {
             allowance.excess = 0;
             self.offended(from, Offence::TooMuch);
         }
-        Err(busy(format!("at most {rate} questions a second are answered")))
+        Err(Busy(format!("at most {rate} questions a second are answered")))
     }
 
     /// Into the event queue, if there is room.
-    fn hand_out(&mut self, peer: PeerId, from: PublicKey, ask: Ask) -> Result<oneshot::Receiver<Reply>, Reply> {
+    fn hand_out(&mut self, peer: PeerId, from: PublicKey, ask: Ask) -> Result<oneshot::Receiver<Reply>, Busy> {
         let count = self.questions.waiting.get(&peer).copied().unwrap_or(0);
         if count >= WAITING_PER_PEER || self.questions.answering.len() >= WAITING {
-            return Err(busy("too many questions wait for their answers".to_owned()));
+            return Err(Busy("too many questions wait for their answers".to_owned()));
         }
         let (answer, answered) = oneshot::channel();
         let question = Event::Question(Question { from, ask, answer });
         if !self.backlog.is_empty() || self.events.try_send(question).is_err() {
-            return Err(busy("the queue of questions is full".to_owned()));
+            return Err(Busy("the queue of questions is full".to_owned()));
         }
         self.questions.waiting.insert(peer, count + 1);
         Ok(answered)
@@ -198,6 +200,11 @@ impl EventLoop {
     }
 }
 
-fn busy(reason: String) -> Reply {
-    Reply::Refused { why: Refusal::Busy, reason }
+/// Why a question is not taken now.
+struct Busy(String);
+
+impl From<Busy> for Reply {
+    fn from(Busy(reason): Busy) -> Self {
+        Self::Refused { why: Refusal::Busy, reason }
+    }
 }

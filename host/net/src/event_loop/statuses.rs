@@ -9,10 +9,10 @@
 //! 3. A second status with the same number is passed on once, as proof for everybody.
 
 use super::EventLoop;
+use super::backlog::News;
 use super::questions::Asker;
 use crate::behaviour::TOPIC;
 use crate::control::Query;
-use crate::event::Event;
 use crate::fleet::{Offence, Taken};
 use crate::identity::node_of;
 use crate::reputation::FULL;
@@ -37,7 +37,6 @@ type Checked = (PublicKey, Result<Vec<SignedStatus>, String>);
 #[derive(Default)]
 pub(super) struct Statuses {
     pub(super) checking: JoinSet<Checked>,
-    ticks: u64,
     turn: usize,
 }
 
@@ -48,7 +47,10 @@ impl EventLoop {
             tracing::error!(%bad, "this node's own status is not published");
             return;
         }
-        self.fleet.publish(status.clone());
+        if !self.fleet.publish(status.clone()) {
+            tracing::error!(node = %status.status.node, "the status of another node is not published");
+            return;
+        }
         let sent = self.swarm.behaviour_mut().gossip.publish(IdentTopic::new(TOPIC), encode(&status));
         if let Err(error) = sent {
             tracing::debug!(%error, "the status was told to nobody yet");
@@ -98,10 +100,10 @@ impl EventLoop {
         let node = status.status.node;
         let taken = self.fleet.take(status, second_hand);
         match taken {
-            Taken::New => self.emit(Event::Status(node)),
+            Taken::New => self.emit(News::Status, node),
             Taken::Contradicts => {
                 self.offended(node, Offence::Status);
-                self.emit(Event::TwoTongues(node));
+                self.emit(News::TwoTongues, node);
             }
             Taken::Known | Taken::LeftOut => {}
         }
@@ -116,7 +118,7 @@ impl EventLoop {
     }
 
     fn ask_page(&mut self, node: PublicKey, after: Option<PublicKey>, left: usize) {
-        let query = Query { ask: Ask::Fleet { after }, within: PAGE };
+        let query = Query { ask: Ok(Ask::Fleet { after }), within: PAGE };
         self.send_question(node, query, Asker::Fleet(after, left));
     }
 
@@ -159,7 +161,6 @@ impl EventLoop {
     }
 
     pub(super) fn tick_statuses(&mut self) {
-        self.statuses.ticks += 1;
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         // Those who did wrong are heard less, before they are not heard at all.
         for peer in &peers {
@@ -167,7 +168,7 @@ impl EventLoop {
             let gossip = &mut self.swarm.behaviour_mut().gossip;
             gossip.set_application_score(peer, f64::from(points) - f64::from(FULL));
         }
-        if self.statuses.ticks.is_multiple_of(AGAIN) && !peers.is_empty() {
+        if self.ticks.is_multiple_of(AGAIN) && !peers.is_empty() {
             self.statuses.turn = (self.statuses.turn + 1) % peers.len();
             if let Some(peer) = peers.get(self.statuses.turn) {
                 self.ask_fleet(*peer);
