@@ -322,8 +322,11 @@ async fn a_quorum_votes_without_seeing_an_output() {
     nodes[0].until_used(0).await;
 }
 
+/// Changes a call's number, its lengths, its input's digest, its tensor's header.
+type Change<'a> = &'a dyn Fn(&mut u32, &mut Vec<u32>, &mut Digest, &mut TensorHeader);
+
 /// A forward call, changed.
-fn changed(good: &ToNode, change: &dyn Fn(&mut u32, &mut Vec<u32>, &mut Digest, &mut TensorHeader)) -> ToNode {
+fn changed(good: &ToNode, change: Change<'_>) -> ToNode {
     let ToNode::Forward { mut call, batch, mut lengths, mut input, mut tensor, sealed } = good.clone() else {
         panic!()
     };
@@ -342,7 +345,6 @@ async fn hostile_frames_end_their_session_and_nothing_else() {
     // An honest session that is there all the time.
     let mut honest = peer.open(&node, reserved.clone()).await;
 
-    type Change<'a> = &'a dyn Fn(&mut u32, &mut Vec<u32>, &mut Digest, &mut TensorHeader);
     let wrong: [(Change<'_>, &str); 16] = [
         (&|call, _, _, _| *call = 1, "call 1 is not the next one"),
         (&|call, _, _, _| *call = u32::MAX, "is not the next one"),
