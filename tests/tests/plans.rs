@@ -129,7 +129,8 @@ fn every_change_of_a_signed_plan_is_caught() {
         SignedPlan::sign(&key(100), plan.record)
     };
     let friend = key(1).public();
-    let changes: [(&dyn Fn(&mut SignedPlan), &str); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut SignedPlan);
+    let changes: [(Change<'_>, &str); 9] = [
         (&|p| p.record.plan.legs[0].replicas.swap(0, 1), "leg 0 goes to"),
         (&|p| p.record.plan.legs[0].shadows.reverse(), "leg 0 has the shadows"),
         (&|p| p.record.plan.legs[0].shadows.clear(), "has the shadows nobody"),
