@@ -19,6 +19,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,
+    /// Audits, and runs nothing.
+    Audits,
     /// Takes sessions and ends them.
     Drops,
     /// Takes sessions and never says a word.
@@ -102,7 +104,8 @@ impl Swarm {
         let packages = vec![serving::whole(&self.package)];
         let serving = serving::start(&self.tiny, seed, serving::settings(), packages).await;
         let (client, events) = expect(Client::start(config(seed, self.lead.addresses())).await);
-        let roles = Roles { execution: true, verification: manner == Manner::Honest, ..Roles::default() };
+        let (execution, verification) = (manner != Manner::Audits, matches!(manner, Manner::Honest | Manner::Audits));
+        let roles = Roles { execution, verification, ..Roles::default() };
         publish(&client, seed, roles, Some(&serving));
         let node = Arc::new(Node {
             client: client.clone(),
@@ -146,7 +149,7 @@ fn publish(client: &Client, seed: u8, roles: Roles, serving: Option<&Arc<Serving
                 addresses: client.addresses(),
                 hardware: serving.as_ref().map(|s| s.hardware()).unwrap_or_default(),
                 load: serving.as_ref().map(|s| s.load()).unwrap_or_default(),
-                served: serving.as_ref().map(|s| s.served()).unwrap_or_default(),
+                served: serving.as_ref().filter(|_| roles.execution).map(|s| s.served()).unwrap_or_default(),
                 plugins: vec![],
                 draining: false,
             };
