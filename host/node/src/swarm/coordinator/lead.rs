@@ -34,6 +34,20 @@ impl Inner {
         self.packages.read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
+    /// A package that was known when the job was taken. After a restart it may be known again only a little later.
+    async fn awaited(&self, digest: &Digest) -> Result<Arc<KnownPackage>, String> {
+        let start = Instant::now();
+        loop {
+            match self.package(digest) {
+                Some(package) => return Ok(package),
+                None if start.elapsed() > self.limits.search => {
+                    return Err(format!("this node knows the package {digest} no longer"));
+                }
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
     /// Lead a job through its phases. What comes of it has been kept when this returns.
     pub(super) async fn lead(
         self: &Arc<Self>,
@@ -44,7 +58,7 @@ impl Inner {
     ) -> Result<(), String> {
         let _slot = self.slots.acquire().await.map_err(|error| error.to_string())?;
         let digest = signed.job.request.package;
-        let package = self.package(&digest).ok_or_else(|| format!("this node knows the package {digest} no longer"))?;
+        let package = self.awaited(&digest).await?;
         let work = aside(move || Work::new(signed, package)).await?.map_err(|not_taken| not_taken.reason)?;
         let progress: Vec<Partial> = work.batches.iter().map(Partial::new).collect();
         live.of.store(u32::try_from(progress.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
