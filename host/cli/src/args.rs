@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run a node of a swarm
     Node(NodeArgs),
+    /// Show the nodes of a swarm and the latest receipts
+    Status(StatusArgs),
+    /// Fetch a package from a swarm into the store
+    Fetch(FetchArgs),
     /// Check a receipt: was the answer computed as it says?
     Audit(AuditArgs),
     /// Run a receipt's request again and keep the integer products, for an auditor
@@ -153,6 +157,22 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "receipt")]
     pub(crate) texts_apart: bool,
 
+    /// Have a swarm run it: addresses of nodes, as they print them when they are ready
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',')]
+    pub(crate) swarm: Vec<String>,
+
+    /// How the swarm verifies the answer: none, quorum:K/N, audit:P% (audit:P%:later does not wait for the verdict), full
+    #[arg(long, value_name = "HOW", requires = "swarm", value_parser = crate::commands::run_swarm::verify)]
+    pub(crate) verify: Option<ostrakon_protocol::Verify>,
+
+    /// Write the plan that the swarm followed, and the snapshot that it follows from into FILE.snapshot
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "swarm")]
+    pub(crate) plan: Option<PathBuf>,
+
+    /// Seconds for which the swarm is waited for
+    #[arg(long, value_name = "N", requires = "swarm", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) within: u64,
+
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 
@@ -173,14 +193,59 @@ pub(crate) struct NodeArgs {
     /// The settings: see examples/node.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
+
+    /// How log lines are written to standard error; which ones, OSTRAKON_LOG or RUST_LOG say
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log: LogFormat,
+}
+
+/// `ostrakon status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Addresses of nodes, as they print them when they are ready; the first one that answers is believed
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',', required = true)]
+    pub(crate) swarm: Vec<String>,
+}
+
+/// `ostrakon fetch`.
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    /// The package's name or digest
+    #[arg(value_name = "NAME|DIGEST")]
+    pub(crate) package: String,
+
+    /// Addresses of nodes, as they print them when they are ready
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',', required = true)]
+    pub(crate) swarm: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `--log`.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 /// `ostrakon audit`.
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
     /// The receipt
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) receipt: PathBuf,
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "plan")]
+    pub(crate) receipt: Option<PathBuf>,
+
+    /// Look at a plan instead: does it follow from the snapshot and the component that it names?
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["receipt", "method"])]
+    pub(crate) plan: Option<PathBuf>,
+
+    /// The snapshot that the plan names; without it, the file beside the plan
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "plan")]
+    pub(crate) snapshot: Option<PathBuf>,
 
     /// Run the blocks again on this machine (what is done without any of these)
     #[arg(long, group = "method")]

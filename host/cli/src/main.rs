@@ -11,6 +11,7 @@ mod progress;
 mod runtime;
 mod style;
 mod table;
+mod telemetry;
 
 use args::Cli;
 use clap::Parser;

@@ -1,6 +1,6 @@
 //! `ostrakon audit`.
 
-use super::{audit_float, grouped, home, plain, policy, texts, write_json};
+use super::{audit_float, audit_plan, grouped, home, plain, policy, texts, write_json};
 use crate::args::{AuditArgs, EngineArg};
 use crate::problem::Problem;
 use crate::progress::Progress;
@@ -11,6 +11,7 @@ use ostrakon_node::receipt::{self, AnyReceipt};
 use ostrakon_node::{Arithmetic, Compiler, Home, RunOptions, Verdict, store};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit status of a receipt that is right.
@@ -26,7 +27,11 @@ pub(crate) fn run(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
 }
 
 fn judged(args: AuditArgs, json: bool) -> Result<ExitCode, Problem> {
-    let signed = match receipt::read_any(&args.receipt)? {
+    let Some(path) = &args.receipt else {
+        // The command line was refused without either.
+        return audit_plan::judged(&args, args.plan.as_deref().unwrap_or(Path::new("")), json);
+    };
+    let signed = match receipt::read_any(path)? {
         AnyReceipt::Exact(signed) => signed,
         AnyReceipt::Float(signed) => return audit_float::judged(&args, &signed, json),
     };

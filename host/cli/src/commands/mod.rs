@@ -3,15 +3,19 @@
 mod answer;
 mod audit;
 mod audit_float;
+mod audit_plan;
 mod dispute;
 mod doctor;
+mod fetch;
 mod inspect;
 mod node;
 mod pack;
 mod plugin;
 mod rerun;
 mod run;
+pub(crate) mod run_swarm;
 mod run_tensors;
+mod status;
 mod trace;
 mod transcript;
 mod trust;
@@ -33,6 +37,8 @@ pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
     let done = match cli.command {
         Command::Pack(args) => pack::run(args, json),
         Command::Run(args) => run::run(args, json, start),
+        Command::Status(args) => status::run(&args, json),
+        Command::Fetch(args) => fetch::run(&args, json),
         Command::Audit(args) => return audit::run(args, json),
         Command::Node(args) => return node::run(&args, json),
         Command::Dispute(args) => return dispute::run(&args, json),

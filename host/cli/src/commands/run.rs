@@ -1,7 +1,7 @@
 //! `ostrakon run`.
 
 use super::answer::{Document, ms};
-use super::{grouped, home, policy, run_tensors, write_json};
+use super::{grouped, home, policy, run_swarm, run_tensors, write_json};
 use crate::args::{BackendArg, EngineArg, RunArgs};
 use crate::input::{self, Input};
 use crate::problem::Problem;
@@ -18,6 +18,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
+    if !args.swarm.is_empty() {
+        return run_swarm::run(args, json, start);
+    }
     let home = home()?;
     // A package that is not there is said before anyone types texts.
     let directory = store::locate(&home, &args.package)?;

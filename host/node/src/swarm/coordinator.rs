@@ -31,6 +31,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// Most plans of one job.
 const MAX_PLANS: usize = 32;
@@ -266,7 +267,8 @@ impl Coordinator {
 
     fn spawn(&self, id: Digest, signed: SignedJob, live: Arc<Live>, accepted: u64) {
         let inner = Arc::clone(&self.0);
-        self.0.tasks.spawn(async move {
+        let span = tracing::info_span!("lead", job = %id, texts = signed.job.request.texts.len());
+        let led = async move {
             let stopped = inner.stopped.clone();
             let leading = inner.lead(id, signed, &live, accepted);
             // What is stopped in the middle is unfinished and is run again at the next start.
@@ -279,7 +281,8 @@ impl Coordinator {
                 }
             }
             lock(&inner.live).remove(&id);
-        });
+        };
+        self.0.tasks.spawn(led.instrument(span));
     }
 
     /// How a job stands, for its client.

@@ -203,13 +203,13 @@ impl Node {
         };
         let policy = new.policy(&core.home)?;
         let plugins = used_plugins(&new)?;
-        if let Some(coordinator) = &core.coordinator {
-            coordinator.set_scheduler(plugin(&new, SCHEDULER)?).await?;
-        }
         core.fetch_missing(&new, packages::Patience::Once).await?;
         core.serving.set_policy(policy);
-        if let Err(error) = core.serve(&new).await {
+        if let Err(error) = core.take(&new).await {
             core.serving.set_policy(old.policy(&core.home)?);
+            if let Err(again) = core.take(&old).await {
+                tracing::error!(error = %again, "the settings that held before cannot be taken again");
+            }
             return Err(error);
         }
         core.client.admit(new.allow.clone(), new.deny.clone()).await;
@@ -230,8 +230,11 @@ impl Node {
                 None => {}
             }
         };
-        // Polled in this order: nobody hears of a node that drains and still takes something.
-        let told = async { core.changed.notify_one() };
+        let told = async {
+            // After the others have begun: nobody hears of a node that drains and still takes something.
+            tokio::task::yield_now().await;
+            core.changed.notify_one();
+        };
         let all = async { tokio::join!(core.serving.drain(), jobs, told) };
         let done = tokio::time::timeout(within, all).await.is_ok();
         tokio::time::sleep(FAREWELL).await;
@@ -256,6 +259,15 @@ impl Core {
 
     fn plugins(&self) -> MutexGuard<'_, Vec<UsedPlugin>> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serve the packages and use the plugins of these settings.
+    async fn take(&self, settings: &Settings) -> Result<(), NodeError> {
+        self.serve(settings).await?;
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.set_scheduler(plugin(settings, SCHEDULER)?).await?;
+        }
+        Ok(())
     }
 
     fn fetcher(&self, settings: &Settings) -> Fetcher {

@@ -56,7 +56,7 @@ impl Core {
             let word = package.package.display().to_string();
             let policy = settings.policy(&self.home)?;
             loop {
-                match self.fetcher(settings).package(&word, &policy).await {
+                match self.fetcher(settings).package(&word, &policy, &[]).await {
                     Ok(_) => break,
                     Err(NodeError::Transfer(
                         error

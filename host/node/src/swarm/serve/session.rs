@@ -23,6 +23,8 @@ use ostrakon_protocol::wire::{FromNode, MAX_TENSOR_BYTES, Refusal, TensorHeader,
 use ostrakon_protocol::{Digest, Leg, Place, PublicKey};
 use std::collections::VecDeque;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// Most time until a stream says which session it is for.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -137,16 +139,9 @@ impl Serving {
         count(&self.metrics.sessions, 1);
         stream.send(&FromNode::Opened, &[]).await?;
         let abort = opened.abort.clone();
-        let mut session = Session { serving: self, opened, calls, kept: VecDeque::with_capacity(KEPT_CALLS) };
-        loop {
-            tokio::select! {
-                biased;
-                () = abort.cancelled() => {
-                    return Err(Refused::new(Refusal::Busy, "the session was aborted").into());
-                }
-                stepped = session.step(stream) => stepped?,
-            }
-        }
+        let span = tracing::info_span!("session", job = %opened.ask.job, from = opened.ask.from, to = opened.ask.to);
+        let session = Session { serving: self, opened, calls, kept: VecDeque::with_capacity(KEPT_CALLS) };
+        session.serve(stream, &abort).instrument(span).await
     }
 }
 
@@ -159,6 +154,19 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// One frame after the other.
+    async fn serve(mut self, stream: &mut Stream, abort: &CancellationToken) -> Result<std::convert::Infallible, End> {
+        loop {
+            tokio::select! {
+                biased;
+                () = abort.cancelled() => {
+                    return Err(Refused::new(Refusal::Busy, "the session was aborted").into());
+                }
+                stepped = self.step(stream) => stepped?,
+            }
+        }
+    }
+
     /// The next frame.
     async fn step(&mut self, stream: &mut Stream) -> Result<(), End> {
         match stream.receive(self.opened.hold).await? {

@@ -9,9 +9,9 @@ use ostrakon_net::{Client, Offence};
 use ostrakon_package::{Home, Manifest, Store, StoredPackage, TrustPolicy, manifest, names, package, signature};
 use ostrakon_protocol::wire::{Ask, Reply};
 use ostrakon_protocol::{Context, Digest, PublicKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,14 +49,14 @@ impl Fetcher {
         Self { client, home, shelf, limit }
     }
 
-    /// The package of a name or a digest, let in by `policy`.
+    /// The package of a name or a digest, let in by `policy`. The `known` nodes are asked beside the fleet.
     ///
     /// # Errors
     /// Nobody has it, it is not let in or too large, or it could not be fetched.
-    pub async fn package(&self, wanted: &str, policy: &TrustPolicy) -> Result<Fetched, NodeError> {
+    pub async fn package(&self, wanted: &str, policy: &TrustPolicy, known: &[PublicKey]) -> Result<Fetched, NodeError> {
         let nobody = || TransferError::Nobody { wanted: wanted.to_owned() };
         if let Ok(digest) = wanted.parse::<Digest>() {
-            let mut nodes = self.client.providers(digest).await;
+            let mut nodes = known.to_vec();
             nodes.extend(self.serving(&digest));
             let named = self.client.fleet().statuses();
             nodes.extend(named.iter().map(|signed| signed.status.node));
@@ -64,7 +64,7 @@ impl Fetcher {
         }
         names::check_name("package", wanted).map_err(NodeError::Setting)?;
         let mut refused = None;
-        for (digest, nodes) in self.named(wanted).await {
+        for (digest, nodes) in self.named(wanted, known).await {
             match self.from(digest, Some(wanted), nodes, policy).await {
                 Ok(Some(fetched)) => return Ok(fetched),
                 Ok(None) => {}
@@ -76,11 +76,12 @@ impl Fetcher {
     }
 
     /// Packages of a name with those who have them; first the one that most have.
-    async fn named(&self, name: &str) -> Vec<(Digest, Vec<PublicKey>)> {
+    async fn named(&self, name: &str, known: &[PublicKey]) -> Vec<(Digest, Vec<PublicKey>)> {
         let mut asked = tokio::task::JoinSet::new();
         let statuses = self.client.fleet().statuses();
         let own = self.client.node();
-        for node in statuses.iter().map(|s| s.status.node).filter(|node| *node != own).take(MAX_ASKED) {
+        let nodes: BTreeSet<PublicKey> = known.iter().copied().chain(statuses.iter().map(|s| s.status.node)).collect();
+        for node in nodes.into_iter().filter(|node| *node != own).take(MAX_ASKED) {
             let (client, ask) = (self.client.clone(), Ask::Named { name: name.to_owned() });
             asked.spawn(async move { (node, client.ask(node, ask, WITHIN).await) });
         }
@@ -114,7 +115,7 @@ impl Fetcher {
     ) -> Result<Option<Fetched>, NodeError> {
         nodes.extend(self.client.providers(digest).await);
         let own = self.client.node();
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         nodes.retain(|node| *node != own && seen.insert(*node));
         nodes.truncate(MAX_ASKED);
         let incoming = self.home.data.join("incoming");
@@ -136,7 +137,7 @@ impl Fetcher {
             }
             let taken = take(&self.client, &incoming.join("files"), content, length, &nodes).await?;
             fetched = fetched.saturating_add(taken.fetched);
-            place(&taken.path, &to).map_err(disk("move", &to))?;
+            taken.place(&to)?;
         }
         let (store, policy, from) = (Store::open(&self.home), policy.clone(), staging.clone());
         let stored = tokio::task::spawn_blocking(move || store.add_package(&from, &policy))
@@ -218,11 +219,4 @@ fn let_in(
         }
     }
     Ok(package::signed_manifest(staging, policy)?.0)
-}
-
-fn place(from: &Path, to: &PathBuf) -> std::io::Result<()> {
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::rename(from, to)
 }

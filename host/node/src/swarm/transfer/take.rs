@@ -77,6 +77,22 @@ pub struct Taken {
     pub fetched: u64,
 }
 
+impl Taken {
+    /// Move it to where it belongs.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn place(&self, to: &Path) -> Result<(), TransferError> {
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(disk("make the directory", parent))?;
+        }
+        fs::rename(&self.path, to).map_err(disk("move", to))?;
+        // The file is whole: its tree is not needed for anything else.
+        let _ = fs::remove_file(self.path.with_extension("tree"));
+        Ok(())
+    }
+}
+
 /// Have a file of `bytes` bytes in the directory `incoming`, from these nodes.
 ///
 /// # Errors
@@ -127,8 +143,6 @@ pub async fn take(
         return Err(TransferError::Exhausted { digest, asked: providers.len(), last });
     }
     let fetched = state.fetched;
-    // The file is whole; its tree is not needed for anything else.
-    let _ = fs::remove_file(&partial.tree);
     Ok(Taken { path: partial.data.clone(), fetched })
 }
 
