@@ -321,7 +321,11 @@ impl Bridge {
     fn namespace(&self, at: usize) -> Namespace {
         let [high, low] = self.net.to_be_bytes();
         let (net, last) = (self.net, at + 1);
-        Namespace { name: format!("ost{net}n{at}"), outside: format!("ov{net}n{at}"), ip: format!("10.{high}.{low}.{last}") }
+        Namespace {
+            name: format!("ost{net}n{at}"),
+            outside: format!("ov{net}n{at}"),
+            ip: format!("10.{high}.{low}.{last}"),
+        }
     }
 }
 

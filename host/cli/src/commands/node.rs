@@ -38,7 +38,7 @@ pub(crate) fn run(args: &NodeArgs, json: bool) -> Result<ExitCode, Problem> {
     let settings = Settings::read(&args.config)?;
     let home = home()?;
     // Before the threads of the network: the exporter waits for its own.
-    let _telemetry = telemetry::start(args.log, "warn,ostrakon=info")?;
+    let _telemetry = telemetry::start(args.log, "warn,libp2p_kad=error,ostrakon=info")?;
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let starting = async {

@@ -209,8 +209,8 @@ fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem>
     }
     for (name, path) in [("receipt", &args.receipt), ("plan", &args.plan)] {
         if let Some(path) = path {
-            let how = if name == "plan" { "--plan" } else { "" };
-            let hint = format!("check it with `ostrakon audit {how}` and this file");
+            let how = if name == "plan" { " --plan" } else { "" };
+            let hint = format!("check it with `ostrakon audit{how}` and this file");
             writeln!(out, "{} {} {}", entry(name), path.display(), style.faint(&hint))?;
         }
     }

@@ -158,13 +158,14 @@ impl Fetcher {
         staging: &Path,
         policy: &TrustPolicy,
     ) -> Result<Option<Manifest>, NodeError> {
-        let mut last = None;
+        let mut last: Option<NodeError> = None;
         while let Some(&node) = nodes.first() {
             match self.client.ask(node, Ask::Manifest { package }, WITHIN).await {
                 Ok(Reply::Manifest { manifest, signature }) => {
                     if Digest::of(Context::PACKAGE, &manifest) != package {
                         self.client.report(node, Offence::Wrong);
-                        last = Some(TransferError::OtherManifest { node, package }.into());
+                        // What is wrong with the package itself is better to know.
+                        last.get_or_insert(NodeError::from(TransferError::OtherManifest { node, package }));
                     } else {
                         match let_in(staging, &manifest, signature.as_deref().map(Vec::as_slice), policy) {
                             Ok(manifest) => return Ok(Some(manifest)),
