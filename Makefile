@@ -40,9 +40,12 @@ plugins: toolchain build ## build the plugins and turn them into components, in 
 			--out "$(PLUGINS)/$$guest.wasm" || exit 1; \
 	done
 
-run: plugins openvino ## fetch and pack MiniLM if that was not done yet, then compare a few sentences
+run: plugins openvino ## pack MiniLM if that was not done yet, compare a few sentences, then the same by a swarm of four nodes
 	@"$(OSTRAKON)" inspect minilm >/dev/null 2>&1 || "$(OSTRAKON)" pack minilm
 	@"$(OSTRAKON)" run minilm --input $(SENTENCES)
+	@"$(OSTRAKON)" pack "$$("$(OSTRAKON)" --json inspect minilm | python3 -c 'import json,sys; print(json.load(sys.stdin)["path"])')" \
+		--shards 3 --out build/packages/minilm-swarm >/dev/null
+	@examples/swarm.sh "$(OSTRAKON)" "$(CURDIR)/build/packages/minilm-swarm" "$(CURDIR)/$(PLUGINS)" $(SENTENCES)
 
 test: fmt-check lint test-data ## check format and lints, then run every test
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_REQUIRE_OPENVINO=1 \

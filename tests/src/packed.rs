@@ -62,6 +62,19 @@ pub fn home() -> Home {
     Home::under(&built("home"))
 }
 
+/// The `ostrakon` binary that was built with the tests.
+///
+/// # Panics
+/// When it is not there.
+#[allow(clippy::panic)]
+pub fn binary() -> PathBuf {
+    let directory = std::env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.to_owned()));
+    match directory.map(|directory| directory.join("ostrakon")).filter(|binary| binary.is_file()) {
+        Some(binary) => binary,
+        None => panic!("the ostrakon binary is not beside the tests: build it first"),
+    }
+}
+
 /// The directory of the plugins.
 pub fn plugins() -> PathBuf {
     built("plugins")

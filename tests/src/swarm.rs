@@ -162,9 +162,13 @@ impl Node {
         text.push_str(&more.0);
         text.push_str("\n[trust]\nallow_unknown = true\n");
         for (package, shards) in packages {
-            let _ = writeln!(text, "[[packages]]\npackage = {:?}", package.display().to_string());
-            if !shards.is_empty() {
-                let _ = writeln!(text, "shards = {shards:?}");
+            let package = package.display().to_string();
+            // Shards in one entry follow one another.
+            for shard in shards {
+                let _ = writeln!(text, "[[packages]]\npackage = {package:?}\nshards = [{shard:?}]");
+            }
+            if shards.is_empty() {
+                let _ = writeln!(text, "[[packages]]\npackage = {package:?}");
             }
         }
         text.push_str(&more.1);

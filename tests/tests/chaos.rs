@@ -7,7 +7,7 @@ use ostrakon_node::swarm::client::{SwarmClient, SwarmRequest};
 use ostrakon_node::{Digest, Request};
 use ostrakon_protocol::{SigningKey, Verify};
 use ostrakon_tests::swarm::{Part, Swarm};
-use ostrakon_tests::tiny::{Random, Tiny, expect, policy, quick};
+use ostrakon_tests::tiny::{Random, Tiny, expect, quick};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -124,7 +124,6 @@ fn a_thousand_jobs_survive_chaos() {
             (Request { package: model.digest(), texts }, answer.digest)
         })
         .collect();
-    let _ = policy();
     let binary = ostrakon_tests::packed::binary();
     let mut swarm = Swarm::start(&binary, &parts(&package), true);
     let schedulers = swarm.schedulers();
@@ -132,35 +131,36 @@ fn a_thousand_jobs_survive_chaos() {
 
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let done = Arc::new(Mutex::new(Vec::new()));
+    let ask = |client: usize| {
+        let runtime = expect(tokio::runtime::Builder::new_current_thread().enable_all().build());
+        runtime.block_on(async {
+            let key = SigningKey::from_seed(&[100 + client as u8; 32]);
+            let client = expect(SwarmClient::connect(&schedulers, key).await);
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                if at >= jobs {
+                    break;
+                }
+                let (request, expected) = &requests[at % REQUESTS];
+                let verify = match at % 4 {
+                    0 => Verify::None,
+                    1 | 2 => Verify::Quorum { needed: 2, nodes: 3 },
+                    _ => Verify::Audit { per_mille: 300, before: true },
+                };
+                let asked =
+                    SwarmRequest { request: request.clone(), verify, batch: 2, package: None, within: PATIENCE };
+                let start = Instant::now();
+                let answer = client.run(&asked).await.unwrap_or_else(|error| panic!("job {at} is lost: {error}"));
+                assert_eq!(answer.digest, *expected, "job {at} is wrong");
+                let took = start.elapsed();
+                done.lock().unwrap().push(Done { took, plans: answer.plans.len(), verify });
+            }
+            client.close().await;
+        });
+    };
+    let ask = &ask;
     let began = Instant::now();
     let counts = std::thread::scope(|scope| {
-        let ask = |client: usize| {
-            let runtime = expect(tokio::runtime::Builder::new_current_thread().enable_all().build());
-            runtime.block_on(async {
-                let key = SigningKey::from_seed(&[100 + client as u8; 32]);
-                let client = expect(SwarmClient::connect(&schedulers, key).await);
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= jobs {
-                        break;
-                    }
-                    let (request, expected) = &requests[at % REQUESTS];
-                    let verify = match at % 4 {
-                        0 => Verify::None,
-                        1 | 2 => Verify::Quorum { needed: 2, nodes: 3 },
-                        _ => Verify::Audit { per_mille: 300, before: true },
-                    };
-                    let asked =
-                        SwarmRequest { request: request.clone(), verify, batch: 2, package: None, within: PATIENCE };
-                    let start = Instant::now();
-                    let answer = client.run(&asked).await.unwrap_or_else(|error| panic!("job {at} is lost: {error}"));
-                    assert_eq!(answer.digest, *expected, "job {at} is wrong");
-                    let took = start.elapsed();
-                    done.lock().unwrap().push(Done { took, plans: answer.plans.len(), verify });
-                }
-                client.close().await;
-            });
-        };
         let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || ask(client))).collect();
         let watch = scope.spawn(|| {
             let results: Vec<_> = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
