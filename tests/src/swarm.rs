@@ -21,8 +21,8 @@ pub struct Part {
     pub roles: Vec<&'static str>,
     /// Packages, by directory, with the shards that are served; none: all.
     pub packages: Vec<(PathBuf, Vec<String>)>,
-    /// More lines for its settings: at the top, and in tables at the end.
-    pub more: (String, String),
+    /// The directory of its plugins; `None`: the ones that were built.
+    pub plugins: Option<PathBuf>,
 }
 
 /// A node as a process.
@@ -37,6 +37,8 @@ pub struct Node {
     /// The address of its metrics.
     pub http: String,
     directory: PathBuf,
+    bootstrap: Option<String>,
+    metrics: String,
     port: u16,
     namespace: Option<Namespace>,
     child: Option<Child>,
@@ -81,6 +83,8 @@ impl Swarm {
         let ip = namespace.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |n| n.ip.clone());
         let port = if namespace.is_some() { 4001 } else { free_port() };
         let log = directory.join("log");
+        let bootstrap = self.nodes.first().map(|node| node.address.clone());
+        let metrics = format!("{ip}:{}", if namespace.is_some() { 9464 } else { free_port() });
         let address = format!("/ip4/{ip}/tcp/{port}");
         let mut node = Node {
             part,
@@ -88,14 +92,14 @@ impl Swarm {
             key: String::new(),
             http: String::new(),
             directory,
+            bootstrap,
+            metrics,
             port,
             namespace,
             child: None,
             log,
         };
-        let first = self.nodes.first().map(|node| node.address.clone());
-        let http = if node.namespace.is_some() { 9464 } else { free_port() };
-        node.write_settings(first.as_deref(), &format!("{ip}:{http}"));
+        node.write_settings();
         node.start(&self.binary);
         self.nodes.push(node);
         at
@@ -152,14 +156,19 @@ impl Node {
         self.directory.join("home")
     }
 
-    fn write_settings(&self, bootstrap: Option<&str>, http: &str) {
-        let Part { operator, roles, packages, more } = &self.part;
+    /// Write its settings anew; `HUP` has it read them.
+    ///
+    /// # Panics
+    /// The file cannot be written.
+    pub fn write_settings(&self) {
+        let Part { operator, roles, packages, plugins } = &self.part;
+        let plugins = plugins.clone().unwrap_or_else(crate::packed::plugins);
+        let http = &self.metrics;
         let mut text = format!("operator = {operator:?}\nroles = {roles:?}\nlisten = [{:?}]\n", self.address);
-        let _ = writeln!(text, "http = {http:?}\nplugins = {:?}\nthreads = 1", crate::packed::plugins());
-        if let Some(bootstrap) = bootstrap {
+        let _ = writeln!(text, "http = {http:?}\nplugins = {plugins:?}\nthreads = 1");
+        if let Some(bootstrap) = &self.bootstrap {
             let _ = writeln!(text, "bootstrap = [{bootstrap:?}]");
         }
-        text.push_str(&more.0);
         text.push_str("\n[trust]\nallow_unknown = true\n");
         for (package, shards) in packages {
             let package = package.display().to_string();
@@ -171,7 +180,6 @@ impl Node {
                 let _ = writeln!(text, "[[packages]]\npackage = {package:?}");
             }
         }
-        text.push_str(&more.1);
         expect(fs::write(self.settings(), text));
     }
 

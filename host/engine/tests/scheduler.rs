@@ -51,7 +51,8 @@ fn one_hop_is_cheaper_than_three() {
 fn who_cannot_or_must_not_is_never_used() {
     let all = Request { replicas: 2, ..request(6) };
     let snapshot = fleet(&(0..8).map(|at| (at, 0, 6)).collect::<Vec<_>>());
-    let cases: [(&str, &dyn Fn(&mut Snapshot, &mut Request)); 7] = [
+    type Change<'a> = &'a dyn Fn(&mut Snapshot, &mut Request);
+    let cases: [(&str, Change<'_>); 7] = [
         ("draining", &|s, _| s.nodes[3].draining = true),
         ("full", &|s, _| s.nodes[3].used = 4),
         ("without memory", &|s, _| s.nodes[3].free_memory = 1000),

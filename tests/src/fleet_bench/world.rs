@@ -82,7 +82,8 @@ impl World {
             let simd = random.below(3) as u32;
             let backend = 3 + u32::from(random.below(4) == 0);
             // As a machine of that kind, but for what a person cannot know.
-            let speed = 8.0 * f64::from(threads).powf(0.85) * [0.2, 1.0, 1.6][simd as usize % 3];
+            let speed =
+                8.0 * f64::from(threads).powf(0.85) * [0.2, 1.0, 1.6].get(simd as usize % 3).copied().unwrap_or(1.0);
             let speed = speed * if backend == 4 { 1.5 } else { 1.0 } * random.between(0.6, 1.6);
             let used = random.below(4) as u32;
             let truth =

@@ -224,10 +224,10 @@ impl Coordinator {
         if let Err(not_taken) = looked {
             return Ok(not_taken.into());
         }
-        if let Some(stored) = aside(move || jobs.find(&id)).await?.map_err(|error| error.to_string())? {
-            if let Some(finished) = stored.finished {
-                return Ok(Reply::Job(finished));
-            }
+        if let Some(stored) = aside(move || jobs.find(&id)).await?.map_err(|error| error.to_string())?
+            && let Some(finished) = stored.finished
+        {
+            return Ok(Reply::Job(finished));
         }
         if self.0.draining.load(Ordering::Relaxed) {
             return Ok(NotTaken::new(Refusal::Busy, "this node is about to leave: ask another one").into());

@@ -98,6 +98,9 @@ pub struct Stored {
     pub finished: Option<JobState>,
 }
 
+/// An encoded `JobAnswer` and the rows, as they are sent.
+pub type EncodedAnswer = (Vec<u8>, Vec<u8>);
+
 /// The jobs of a scheduling node.
 #[derive(Debug, Clone)]
 pub struct Jobs {
@@ -329,7 +332,7 @@ impl Jobs {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn answer(&self, id: &Digest) -> Result<Option<(Vec<u8>, Vec<u8>)>, JobsError> {
+    pub fn answer(&self, id: &Digest) -> Result<Option<EncodedAnswer>, JobsError> {
         let read = self.database.begin_read()?;
         let answer = read.open_table(ANSWERS)?.get(id.as_bytes())?.map(|bytes| bytes.value().to_vec());
         let rows = read.open_table(ROWS)?.get(id.as_bytes())?.map(|bytes| bytes.value().to_vec());

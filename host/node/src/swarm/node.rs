@@ -225,9 +225,8 @@ impl Node {
     pub async fn drain(&self, within: Duration) -> bool {
         let core = &self.core;
         let jobs = async {
-            match &core.coordinator {
-                Some(coordinator) => coordinator.drain().await,
-                None => {}
+            if let Some(coordinator) = &core.coordinator {
+                coordinator.drain().await;
             }
         };
         let told = async {

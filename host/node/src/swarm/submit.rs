@@ -151,7 +151,7 @@ impl Work {
     /// Most bytes that are taken as the output of blocks on a batch: generously more than the widest block gives.
     pub fn most_bytes(&self, texts: &BatchInput) -> u64 {
         let widest = self.package.needs().iter().map(|needs| needs.row_bytes).max().unwrap_or(0);
-        texts.rows.saturating_mul(widest).saturating_mul(4).max(1 << 20).min(MAX_TENSOR_BYTES)
+        texts.rows.saturating_mul(widest).saturating_mul(4).clamp(1 << 20, MAX_TENSOR_BYTES)
     }
 
     /// What the scheduler is asked.

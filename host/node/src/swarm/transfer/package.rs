@@ -160,21 +160,19 @@ impl Fetcher {
     ) -> Result<Option<Manifest>, NodeError> {
         let mut last: Option<NodeError> = None;
         while let Some(&node) = nodes.first() {
-            match self.client.ask(node, Ask::Manifest { package }, WITHIN).await {
-                Ok(Reply::Manifest { manifest, signature }) => {
-                    if Digest::of(Context::PACKAGE, &manifest) != package {
-                        self.client.report(node, Offence::Wrong);
-                        // What is wrong with the package itself is better to know.
-                        last.get_or_insert(NodeError::from(TransferError::OtherManifest { node, package }));
-                    } else {
-                        match let_in(staging, &manifest, signature.as_deref().map(Vec::as_slice), policy) {
-                            Ok(manifest) => return Ok(Some(manifest)),
-                            // The signature is not part of the digest: another node may have a better one.
-                            Err(error) => last = Some(error),
-                        }
+            let asked = self.client.ask(node, Ask::Manifest { package }, WITHIN).await;
+            if let Ok(Reply::Manifest { manifest, signature }) = asked {
+                if Digest::of(Context::PACKAGE, &manifest) == package {
+                    match let_in(staging, &manifest, signature.as_deref().map(Vec::as_slice), policy) {
+                        Ok(manifest) => return Ok(Some(manifest)),
+                        // The signature is not part of the digest: another node may have a better one.
+                        Err(error) => last = Some(error),
                     }
+                } else {
+                    self.client.report(node, Offence::Wrong);
+                    // What is wrong with the package itself is better to know.
+                    last.get_or_insert(NodeError::from(TransferError::OtherManifest { node, package }));
                 }
-                Ok(_) | Err(_) => {}
             }
             nodes.remove(0);
         }
