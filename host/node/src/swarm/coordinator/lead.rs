@@ -80,6 +80,13 @@ impl Inner {
     }
 }
 
+/// How long nothing is planned after so many plans failed: the first time not at all, then longer and longer, so that the
+/// plans are not used up before better nodes are there.
+fn rest(failed: usize) -> Duration {
+    let doublings = u32::try_from(failed.saturating_sub(2)).unwrap_or(u32::MAX).min(5);
+    if failed < 2 { Duration::ZERO } else { Duration::from_millis(50) * 2u32.pow(doublings) }
+}
+
 impl Way<'_> {
     async fn go(&mut self, accepted: u64) -> Result<(), String> {
         loop {
@@ -89,6 +96,7 @@ impl Way<'_> {
                 if self.plans.len() >= MAX_PLANS {
                     return Err(format!("{MAX_PLANS} plans were used up; with the last, {why}{}", self.blamed()));
                 }
+                tokio::time::sleep(rest(self.plans.len())).await;
                 continue;
             }
             let assembled = Arc::new(self.assemble().await?);
