@@ -73,6 +73,7 @@ http=$(field http dave)
 	kill -9 "$pid_dave"
 	touch "$place/killed"
 ) 2>/dev/null &
+nodes="$nodes $!"
 "$ostrakon" run "$package" --allow-unknown-signer --swarm "$swarm" --verify quorum:2/3 --input "$place/texts" \
 	--receipt "$place/receipt" --plan "$place/plan" >"$place/answer"
 sed -n '/^plan$/,$p' "$place/answer"

@@ -2,7 +2,7 @@
 //! up with.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
-use ostrakon_net::{Client, Event, FrameStream, NetConfig, NetError, NetLimits, Offence, Question};
+use ostrakon_net::{Client, Event, FrameStream, NetConfig, NetError, Offence, Question};
 use ostrakon_nn::Tensor;
 use ostrakon_node::swarm::serve::{Serving, leg};
 use ostrakon_node::{SignedReceipt, progress};
@@ -22,15 +22,8 @@ const SOON: Duration = Duration::from_secs(20);
 
 async fn network(seed: u8, listen: &[&str]) -> (Client, ostrakon_net::Events) {
     let config = NetConfig {
-        seed: *key(seed).seed(),
         listen: listen.iter().map(|&address| address.to_owned()).collect(),
-        external: vec![],
-        bootstrap: vec![],
-        mdns: false,
-        relay: false,
-        allow: vec![],
-        deny: vec![],
-        limits: NetLimits::default(),
+        ..NetConfig::new(*key(seed).seed())
     };
     Client::start(config).await.unwrap()
 }

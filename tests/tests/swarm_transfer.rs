@@ -2,7 +2,7 @@
 //! lie, and not before the signature is trusted.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use ostrakon_net::{Client, Event, Events, NetConfig, NetLimits};
+use ostrakon_net::{Client, Event, Events, NetConfig};
 use ostrakon_node::swarm::transfer::give::{GivingStream, give, refuse};
 use ostrakon_node::swarm::transfer::take::take;
 use ostrakon_node::swarm::transfer::{Fetcher, GROUP_BYTES, Shelf, TransferError};
@@ -38,17 +38,7 @@ struct Giver {
 }
 
 async fn join(seed: u8) -> (Client, Events) {
-    let config = NetConfig {
-        seed: [seed; 32],
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
-        external: vec![],
-        bootstrap: vec![],
-        mdns: false,
-        relay: false,
-        allow: vec![],
-        deny: vec![],
-        limits: NetLimits::default(),
-    };
+    let config = NetConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".into()], ..NetConfig::new([seed; 32]) };
     Client::start(config).await.unwrap()
 }
 

@@ -103,6 +103,10 @@ fn replicas_are_of_different_operators_and_shadows_of_others_again() {
             let fresh: BTreeSet<_> =
                 leg.shadows.iter().take(others).map(operator).filter(|o| !distinct.contains(o)).collect();
             assert_eq!(fresh.len(), others.min(leg.shadows.len()), "shadows of new operators come first");
+            if replicas > 1 {
+                let all: BTreeSet<_> = leg.replicas.iter().chain(&leg.shadows).map(operator).collect();
+                assert_eq!(all.len(), leg.replicas.len() + leg.shadows.len(), "an operator has two votes");
+            }
         }
     }
     let error = decide(&Request { replicas: 9, ..request(6) }, &snapshot, &lots(0)).unwrap_err();

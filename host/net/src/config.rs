@@ -25,6 +25,23 @@ pub struct NetConfig {
     pub limits: NetLimits,
 }
 
+impl NetConfig {
+    /// What a client needs: the key of this seed, nothing to listen on, everybody let in.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self {
+            seed,
+            listen: Vec::new(),
+            external: Vec::new(),
+            bootstrap: Vec::new(),
+            mdns: false,
+            relay: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            limits: NetLimits::default(),
+        }
+    }
+}
+
 /// Bounds of what peers may take.
 #[derive(Debug, Clone)]
 pub struct NetLimits {

@@ -81,7 +81,7 @@ impl Proof {
     /// # Errors
     /// The proof is not one, or of something else.
     pub fn verify(&self, key: &PublicKey, input: &[u8]) -> Result<Output, VrfError> {
-        // The library panics on nothing shorter than this; it reduces a scalar that is too large.
+        // The library takes a scalar that is too large and reduces it: then the encoding is another one.
         let proof = EdVrfProof::decode_pi(&self.0).map_err(|_| VrfError::Encoding)?;
         if proof.encode_to_pi() != self.0 {
             return Err(VrfError::Encoding);

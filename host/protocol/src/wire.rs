@@ -73,7 +73,7 @@ pub enum Ask {
     /// Take this job. Asked again, it is the same job.
     #[n(1)]
     Submit {
-        /// The job, as an encoded document too large for here goes over a stream.
+        /// The job. One that is too large for a control message goes over a stream: [`FileAsk::Submit`].
         #[n(0)]
         job: Box<SignedJob>,
     },
@@ -115,7 +115,7 @@ pub enum Ask {
         #[n(0)]
         name: String,
     },
-    /// Audit a receipt. The receipt with its request, as an encoded document, has been put where the digest says.
+    /// Audit a receipt.
     #[n(8)]
     Audit {
         /// The encoded signed receipt, with its request.

@@ -4,7 +4,8 @@
 //!
 //! For each leg all nodes that serve it whole, cheapest first. As many as needed to have enough operators, and all that
 //! are hardly dearer than the last of those, are as good as each other: lots choose. What is left gives the shadows: those of
-//! operators that the leg has not yet come first, then the cheaper ones, in steps; within a step lots decide.
+//! operators that the leg has not yet come first, then the cheaper ones, in steps; within a step lots decide. Where several vote,
+//! there are no others: a shadow of an operator that votes already would give it two votes.
 //!
 //! With auditors wanted, there must be a verification node of an operator that runs no leg. Where the draw leaves none, an operator
 //! is kept for it and the rest is planned again.
@@ -218,7 +219,8 @@ fn shadows(pool: &[Able], replicas: &[Able], lots: &mut Lots) -> Vec<u32> {
             break;
         }
         if operators.contains(&able.operator) {
-            if then.len() < count {
+            // In a quorum a shadow votes beside the replicas that stay: no operator may have two votes.
+            if replicas.len() == 1 && then.len() < count {
                 then.push(able.node);
             }
         } else {

@@ -1,6 +1,6 @@
 //! Nodes in one process, on real sockets: honest ones, and some that are not.
 
-use ostrakon_net::{Client, Event, Events, FrameStream, NetConfig, NetLimits};
+use ostrakon_net::{Client, Event, Events, FrameStream, NetConfig};
 use ostrakon_node::swarm::coordinator::{Coordinator, CoordinatorLimits, CoordinatorSettings};
 use ostrakon_node::swarm::database;
 use ostrakon_node::swarm::known::KnownPackage;
@@ -45,17 +45,7 @@ pub(crate) struct Swarm {
 pub(crate) const LEAD: u8 = 100;
 
 fn config(seed: u8, bootstrap: Vec<String>) -> NetConfig {
-    NetConfig {
-        seed: [seed; 32],
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
-        external: vec![],
-        bootstrap,
-        mdns: false,
-        relay: false,
-        allow: vec![],
-        deny: vec![],
-        limits: NetLimits::default(),
-    }
+    NetConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".into()], bootstrap, ..NetConfig::new([seed; 32]) }
 }
 
 fn limits() -> CoordinatorLimits {

@@ -1,6 +1,6 @@
 //! Nodes for tests.
 
-use ostrakon_net::{Client, Event, Events, NetConfig, NetLimits};
+use ostrakon_net::{Client, Event, Events, NetConfig};
 use ostrakon_protocol::{
     Hardware, Load, PublicKey, Roles, SignedStatus, SigningKey, Status,
     wire::{Refusal, Reply},
@@ -22,17 +22,7 @@ pub(crate) fn key(n: u32) -> SigningKey {
 }
 
 pub(crate) fn config(n: u32) -> NetConfig {
-    NetConfig {
-        seed: seed(n),
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
-        external: vec![],
-        bootstrap: vec![],
-        mdns: false,
-        relay: false,
-        allow: vec![],
-        deny: vec![],
-        limits: NetLimits::default(),
-    }
+    NetConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".into()], ..NetConfig::new(seed(n)) }
 }
 
 pub(crate) async fn node(n: u32) -> (Client, Events) {

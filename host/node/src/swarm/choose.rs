@@ -9,8 +9,9 @@
 //!
 //! The component can be replaced while jobs run: a job keeps the one that it began with.
 
+use super::clock::now;
 use super::execute::{Observed, Trouble};
-use super::jobs::{Jobs, now};
+use super::jobs::Jobs;
 use super::schedule::{History, Sample, Scheduler};
 use super::submit::Work;
 use crate::error::NodeError;

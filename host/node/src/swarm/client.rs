@@ -13,8 +13,8 @@ use super::check::{Check, Checked, check};
 use super::known::KnownPackage;
 use crate::error::NodeError;
 use crate::execute::Output;
-use ostrakon_net::{Client, NetConfig, NetError, NetLimits, Offence};
-use ostrakon_protocol::wire::{Ask, FileAsk, JobState, MAX_CONTROL_BYTES, ReceiptLine, Refusal, Reply};
+use ostrakon_net::{Client, NetConfig, NetError, Offence};
+use ostrakon_protocol::wire::{Ask, FileAsk, JobState, MAX_CONTROL_BYTES, MAX_FLEET, ReceiptLine, Refusal, Reply};
 use ostrakon_protocol::{
     Attestation, Digest, Document, Job, JobAnswer, PublicKey, Request, SignedJob, SignedPlan, SignedReceipt,
     SignedStatus, SigningKey, Snapshot, Verify, decode, encode,
@@ -93,8 +93,8 @@ enum Tried {
     Answer(Box<SwarmAnswer>),
     /// Another node may do better.
     Next(String),
-    /// No node will do better.
-    Hopeless(String),
+    /// It says that the job itself is wrong. It may lie, but there is no use in asking it again.
+    Refused(String),
 }
 
 fn swarm(reason: impl Into<String>) -> NodeError {
@@ -116,17 +116,7 @@ impl SwarmClient {
         if addresses.is_empty() {
             return Err(swarm("no address of a node is given; an address is for example /ip4/127.0.0.1/tcp/4001"));
         }
-        let config = NetConfig {
-            seed: *key.seed(),
-            listen: Vec::new(),
-            external: Vec::new(),
-            bootstrap: addresses.to_vec(),
-            mdns: false,
-            relay: false,
-            allow: Vec::new(),
-            deny: Vec::new(),
-            limits: NetLimits::default(),
-        };
+        let config = NetConfig { bootstrap: addresses.to_vec(), ..NetConfig::new(*key.seed()) };
         let (net, mut events) = Client::start(config).await?;
         // A client serves nothing: whatever it is asked is dropped, which tells the peer that it cannot.
         tokio::spawn(async move { while events.recv().await.is_some() {} });
@@ -178,7 +168,8 @@ impl SwarmClient {
 
     async fn fleet_of(&self, node: PublicKey) -> Result<Vec<FleetNode>, String> {
         let (mut fleet, mut after) = (Vec::new(), None);
-        loop {
+        // Pages may be short where statuses are long, but not all of them.
+        for _ in 0..=2 * MAX_LISTED / MAX_FLEET {
             let reply = self.net.ask(node, Ask::Fleet { after }, CONTROL).await.map_err(|error| error.to_string())?;
             let Reply::Fleet { statuses, reputation, more } = reply else { return Err(other(reply)) };
             let in_order = statuses.iter().all(|status| after.is_none_or(|after| status.status.node > after));
@@ -195,6 +186,7 @@ impl SwarmClient {
                 _ => return Ok(fleet),
             }
         }
+        Ok(fleet)
     }
 
     /// The latest receipts of a node.
@@ -285,15 +277,18 @@ impl SwarmClient {
     ) -> Result<SwarmAnswer, NodeError> {
         let until = Instant::now() + within;
         let mut reasons: BTreeMap<PublicKey, String> = BTreeMap::new();
-        let mut liars = BTreeSet::new();
+        // Liars, and those who will not have the job.
+        let mut left_out = BTreeSet::new();
         let mut rest = Duration::from_millis(100);
         loop {
-            for node in self.schedulers().await {
-                if liars.contains(&node) {
+            let left = until.saturating_duration_since(Instant::now());
+            let schedulers = tokio::time::timeout(left, self.schedulers()).await.unwrap_or_default();
+            for &node in &schedulers {
+                if left_out.contains(&node) {
                     continue;
                 }
                 let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-                let tried = tokio::time::timeout(left, self.ask_one(node, signed, package, &mut liars)).await;
+                let tried = tokio::time::timeout(left, self.ask_one(node, signed, package, &mut left_out)).await;
                 match tried {
                     Ok(Tried::Answer(mut answer)) => {
                         answer.notes.extend(reasons.iter().map(|(node, reason)| format!("{node} was left: {reason}")));
@@ -303,14 +298,20 @@ impl SwarmClient {
                         tracing::warn!(%node, reason, "another scheduling node is asked");
                         reasons.insert(node, reason);
                     }
-                    Ok(Tried::Hopeless(reason)) => return Err(swarm(reason)),
+                    Ok(Tried::Refused(reason)) => {
+                        reasons.insert(node, reason);
+                        left_out.insert(node);
+                    }
                     Err(_) => drop(reasons.insert(node, "it was not done in time".into())),
                 }
             }
-            if Instant::now() + rest >= until {
+            let nobody = !schedulers.is_empty() && schedulers.iter().all(|node| left_out.contains(node));
+            if nobody || Instant::now() + rest >= until {
                 let told: Vec<String> = reasons.iter().map(|(node, reason)| format!("{node}: {reason}")).collect();
                 let told = if told.is_empty() { "no scheduling node is known".to_owned() } else { told.join("; ") };
-                return Err(swarm(format!("no scheduling node gave an answer within {} s: {told}", within.as_secs())));
+                let when =
+                    if nobody { "that can be believed".into() } else { format!("within {} s", within.as_secs()) };
+                return Err(swarm(format!("no scheduling node gave an answer {when}: {told}")));
             }
             sleep(rest).await;
             rest = (rest * 2).min(Duration::from_secs(2));
@@ -383,8 +384,7 @@ impl SwarmClient {
         };
         match reply.map_err(Tried::Next)? {
             Reply::Job(state) => Ok(state),
-            // What is wrong with a job is wrong with it everywhere.
-            Reply::Refused { why: Refusal::Bad, reason } => Err(Tried::Hopeless(plain(&reason))),
+            Reply::Refused { why: Refusal::Bad, reason } => Err(Tried::Refused(plain(&reason))),
             reply => Err(Tried::Next(other(reply))),
         }
     }

@@ -13,7 +13,8 @@ mod lead;
 
 use super::answer::{Sent, send};
 use super::choose::{Choosing, Loaded};
-use super::jobs::{Jobs, JobsError, Kept, now};
+use super::clock::now;
+use super::jobs::{Jobs, JobsError, Kept};
 use super::known::KnownPackage;
 use super::submit::{self, NotTaken};
 use crate::error::NodeError;
@@ -241,9 +242,10 @@ impl Coordinator {
             return Ok(reply);
         }
         let (jobs, job) = (self.0.jobs.clone(), signed.clone());
-        if let Err(error) = aside(move || jobs.accept(&id, &job)).await? {
+        let kept = aside(move || jobs.accept(&id, &job)).await;
+        if let Err(error) = kept.and_then(|kept| kept.map_err(|error| error.to_string())) {
             lock(&self.0.live).remove(&id);
-            return Err(error.to_string());
+            return Err(error);
         }
         self.spawn(id, signed, Arc::clone(&live), now());
         Ok(Reply::Job(live.state()))

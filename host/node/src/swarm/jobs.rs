@@ -8,12 +8,12 @@
 //!
 //! Every call here reads or writes a file: not for the threads that serve the network.
 
+use super::clock::now;
 use crate::error::NodeError;
 use ostrakon_protocol::wire::{JobState, ReceiptLine, Reply};
 use ostrakon_protocol::{Digest, Document, JobAnswer, SignedJob, SignedPlan, Snapshot, decode, encode};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 type Id = &'static [u8; 32];
 /// Jobs as their clients signed them.
@@ -106,12 +106,6 @@ pub type EncodedAnswer = (Vec<u8>, Vec<u8>);
 pub struct Jobs {
     database: Arc<Database>,
     kept: Kept,
-}
-
-/// Milliseconds since 1970 by this machine's clock.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn document<T: Document>(what: &'static str, bytes: &[u8]) -> Result<T, JobsError> {

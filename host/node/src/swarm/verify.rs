@@ -5,7 +5,8 @@
 //! 1. The auditors of the plan are asked in order. One that cannot be reached, is too slow, cannot say or sends something
 //!    else than an audit of this receipt is passed over.
 //! 2. The first that accepts ends it.
-//! 3. One that rejects accuses a node, and may lie: another one is asked. If that accepts, the first is the one who is
+//! 3. One that rejects accuses a node, and may lie: another one is asked, and to look at everything, for another sample might
+//!    miss what the first has seen. If that accepts, the first is the one who is
 //!    wrong. If it accuses the same node, that node is. If nobody else is there to ask, nobody's word counts more than
 //!    the other's: both are left out and the job runs again.
 
@@ -62,7 +63,8 @@ impl Hearing<'_> {
         let nodes: BTreeSet<PublicKey> = self.signed.receipt.steps().map(|(_, node, _)| node).collect();
         let mut first: Option<(PublicKey, Attestation)> = None;
         for &auditor in auditors {
-            let attestation = match self.ask(auditor).await {
+            let per_mille = if first.is_some() { 1000 } else { self.per_mille };
+            let attestation = match self.ask(auditor, per_mille).await {
                 Ok(attestation) => attestation,
                 Err(trouble) => {
                     (self.blame)(auditor, trouble);
@@ -113,8 +115,8 @@ impl Hearing<'_> {
         }
     }
 
-    async fn ask(&self, auditor: PublicKey) -> Result<Attestation, Trouble> {
-        let ask = Ask::Audit { receipt: encode(self.signed).into(), per_mille: self.per_mille };
+    async fn ask(&self, auditor: PublicKey, per_mille: u32) -> Result<Attestation, Trouble> {
+        let ask = Ask::Audit { receipt: encode(self.signed).into(), per_mille };
         let attestation = match timeout(self.within, self.net.ask(auditor, ask, self.within)).await {
             Ok(Ok(Reply::Audited(attestation))) => attestation,
             Ok(Ok(Reply::Refused { reason, .. })) => {
@@ -130,7 +132,7 @@ impl Hearing<'_> {
             return Err(Trouble::Malformed("an attestation that is not its own, or not of this receipt".into()));
         }
         let all = receipt.steps().count() as u64;
-        let least = if self.per_mille == 1000 { all } else { 1 };
+        let least = if per_mille == 1000 { all } else { 1 };
         if attestation.finding == Finding::Accept && attestation.looked_at < least {
             let seen = attestation.looked_at;
             return Err(Trouble::Failed(format!("it looked at {seen} steps of {least} that it was asked for")));

@@ -3,8 +3,8 @@
 use super::{EXECUTE, Inner, Live, MAX_PLANS, RETURN, SCHEDULE, VERIFY, aside};
 use crate::swarm::answer::{self, Assembled};
 use crate::swarm::choose::Loaded;
+use crate::swarm::clock::now;
 use crate::swarm::execute::{Ledger, Partial, Patience, Run, Trouble, execute};
-use crate::swarm::jobs::now;
 use crate::swarm::known::KnownPackage;
 use crate::swarm::submit::Work;
 use crate::swarm::verify::{Hearing, Verdict, share, waits};

@@ -5,9 +5,9 @@
 
 use super::Core;
 use crate::swarm::transfer::give::{GivingStream, give, refuse};
-use ostrakon_net::{Event, Events, Offence, Question};
-use ostrakon_protocol::wire::{Ask, FileAsk, MAX_FLEET, MAX_REPLY_BYTES, Refusal, Reply};
-use ostrakon_protocol::{Digest, PublicKey, encode};
+use ostrakon_net::{Event, Events, Question};
+use ostrakon_protocol::wire::{Ask, FileAsk, Refusal, Reply};
+use ostrakon_protocol::{Digest, PublicKey};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -107,7 +107,8 @@ impl Core {
 
     async fn reply(&self, from: PublicKey, ask: Ask) -> Reply {
         match ask {
-            Ask::Fleet { after } => self.fleet(after),
+            // The network has answered it before it comes here.
+            Ask::Fleet { .. } => busy(),
             Ask::Prepare(ask) => self.serving.prepare(from, ask).await,
             Ask::Commit { session } => self.serving.commit(from, session).await,
             Ask::Abort { session } => self.serving.abort(from, session).await,
@@ -127,23 +128,6 @@ impl Core {
                 None => Reply::Receipts { receipts: Vec::new() },
             },
         }
-    }
-
-    /// The nodes after one of them, as many as fit into a reply.
-    fn fleet(&self, after: Option<PublicKey>) -> Reply {
-        let fleet = self.client.fleet();
-        let mut rest = fleet.statuses().into_iter().filter(|s| after.is_none_or(|key| s.status.node > key)).peekable();
-        let (mut statuses, mut reputation, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while statuses.len() < MAX_FLEET {
-            let Some(signed) = rest.peek() else { break };
-            bytes += encode(signed).len() + 16;
-            if bytes > MAX_REPLY_BYTES / 2 {
-                break;
-            }
-            reputation.push(fleet.reputation(&signed.status.node));
-            statuses.extend(rest.next());
-        }
-        Reply::Fleet { statuses, reputation, more: rest.peek().is_some() }
     }
 
     async fn manifest(&self, package: Digest) -> Reply {
@@ -167,10 +151,8 @@ impl Core {
             Ok(Some(ask)) => ask,
             Ok(None) => return,
             Err(error) => {
+                // What was wrong with the bytes, the stream has reported.
                 tracing::debug!(%from, %error, "a stream of files ended before it began");
-                if let ostrakon_net::NetError::Decode(_) | ostrakon_net::NetError::TooLarge { .. } = error {
-                    self.client.report(from, Offence::Malformed);
-                }
                 return;
             }
         };

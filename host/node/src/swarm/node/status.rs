@@ -1,10 +1,11 @@
 //! What the node says of itself: signed, published when it changes and from time to time.
 
 use super::Core;
+use crate::swarm::clock::now;
 use ostrakon_protocol::status::{MAX_ADDRESSES, MAX_SERVED};
 use ostrakon_protocol::{SignedStatus, Status};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// A status is published at least this often.
@@ -68,10 +69,4 @@ impl Core {
             draining: self.serving.is_draining(),
         }
     }
-}
-
-/// Milliseconds since 1970 by this machine's clock.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -29,6 +29,7 @@ pub use packages::{Blocks, Hosted, NoLeg, PackageSetting};
 
 use crate::error::NodeError;
 use crate::options::{RunOptions, simd_name};
+use crate::swarm::clock::now;
 use auditing::Audits;
 use kept::{Kept, Notebook};
 use metrics::count;
@@ -42,7 +43,7 @@ use refusal::Refused;
 use reservations::{Book, Bounds, Reservation};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::Mutex as Queue;
 
 /// Most blocks of one leg: the signed leg has to fit into a frame's header.
@@ -365,11 +366,6 @@ fn random() -> Result<Digest, String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
     Ok(Digest::from_bytes(bytes))
-}
-
-/// Milliseconds since 1970.
-fn now() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 fn millis(time: Duration) -> u64 {
