@@ -146,6 +146,25 @@ fn a_node_with_two_tongues_is_named() {
 }
 
 #[test]
+fn an_auditor_that_accuses_honest_nodes_is_outvoted() {
+    runtime().block_on(async {
+        let swarm = Swarm::start(&[Manner::Honest, Manner::Audits, Manner::Audits, Manner::Accuses]).await;
+        let client = client(&swarm, 50).await;
+        // Lots decide who is asked first.
+        for seed in 0..40 {
+            let texts = Random(seed).texts(2);
+            let answer = expect(client.run(&asked(&swarm, &texts, Verify::Full)).await);
+            assert_eq!(answer.digest, local(&swarm, &texts));
+            if swarm.reputation(3) < 1000 {
+                break;
+            }
+        }
+        let reputations: Vec<u32> = (0..4).map(|node| swarm.reputation(node)).collect();
+        assert!(reputations[3] < 1000 && reputations[..3] == [1000; 3], "{reputations:?}");
+    });
+}
+
+#[test]
 fn an_unfinished_job_is_run_after_a_restart() {
     runtime().block_on(async {
         let mut swarm = Swarm::start(&[]).await;

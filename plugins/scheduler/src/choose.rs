@@ -76,7 +76,7 @@ fn audited(fleet: &Fleet<'_>, candidates: &[Candidate], task: &Task, lots: &Lots
     Err(Failure::NoAuditor)
 }
 
-/// Verification nodes of operators that run nothing, each of another where there are enough.
+/// Verification nodes of operators that run nothing, each of another: no operator has two opinions.
 fn auditors(fleet: &Fleet<'_>, plan: &Planned, lots: &mut Lots) -> Vec<u32> {
     let operator = |node: &u32| fleet.nodes.get(*node as usize).map(|node| node.operator);
     let mut taken: Vec<u32> = plan.legs.iter().flat_map(|leg| &leg.replicas).filter_map(operator).collect();
@@ -89,19 +89,15 @@ fn auditors(fleet: &Fleet<'_>, plan: &Planned, lots: &mut Lots) -> Vec<u32> {
         .filter(|(at, node)| node.verifies && fleet.is_fit(*at) && taken.binary_search(&node.operator).is_err());
     let mut able: Vec<(u32, u32)> =
         able.map(|(at, node)| (u32::try_from(at).unwrap_or_default(), node.operator)).collect();
-    let (mut chosen, mut operators, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut chosen, mut operators) = (Vec::new(), Vec::new());
     while chosen.len() < AUDITORS
         && let Some((node, operator)) = lots.take(&mut able)
     {
-        if operators.contains(&operator) {
-            again.push(node);
-        } else {
+        if !operators.contains(&operator) {
             operators.push(operator);
             chosen.push(node);
         }
     }
-    chosen.extend(again);
-    chosen.truncate(AUDITORS);
     chosen
 }
 

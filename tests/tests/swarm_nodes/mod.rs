@@ -7,7 +7,9 @@ use ostrakon_node::swarm::known::KnownPackage;
 use ostrakon_node::swarm::serve::Serving;
 use ostrakon_protocol::quorum::Vote;
 use ostrakon_protocol::wire::{Ask, FromNode, MAX_TENSOR_BYTES, Prepare, Reply, TensorHeader, ToNode, vote_subject};
-use ostrakon_protocol::{Digest, Leg, Place, PublicKey, Roles, SignedStatus, Status};
+use ostrakon_protocol::{
+    Attestation, Digest, Finding, Leg, Place, PublicKey, Roles, SignedReceipt, SignedStatus, Status, decode,
+};
 use ostrakon_tests::tiny::{Tiny, expect, key, policy, quick};
 use ostrakon_tests::{packed, serving};
 use std::collections::HashMap;
@@ -21,6 +23,8 @@ pub(crate) enum Manner {
     Honest,
     /// Audits, and runs nothing.
     Audits,
+    /// Audits, and accuses whoever ran something.
+    Accuses,
     /// Takes sessions and ends them.
     Drops,
     /// Takes sessions and never says a word.
@@ -94,7 +98,8 @@ impl Swarm {
         let packages = vec![serving::whole(&self.package)];
         let serving = serving::start(&self.tiny, seed, serving::settings(), packages).await;
         let (client, events) = expect(Client::start(config(seed, self.lead.addresses())).await);
-        let (execution, verification) = (manner != Manner::Audits, matches!(manner, Manner::Honest | Manner::Audits));
+        let audits = matches!(manner, Manner::Audits | Manner::Accuses);
+        let (execution, verification) = (!audits, audits || manner == Manner::Honest);
         let roles = Roles { execution, verification, ..Roles::default() };
         publish(&client, seed, roles, Some(&serving));
         let node = Arc::new(Node {
@@ -200,6 +205,7 @@ async fn node_events(node: Arc<Node>, mut events: Events) {
                         }
                         Ask::Commit { session } => node.serving.commit(from, session).await,
                         Ask::Abort { session } => node.serving.abort(from, session).await,
+                        Ask::Audit { receipt, .. } if node.manner == Manner::Accuses => accuse(node.seed, &receipt),
                         Ask::Audit { receipt, per_mille } => node.serving.audit(from, &receipt, per_mille).await,
                         _ => return,
                     };
@@ -222,6 +228,15 @@ async fn node_events(node: Arc<Node>, mut events: Events) {
             }
         });
     }
+}
+
+fn accuse(auditor: u8, receipt: &[u8]) -> Reply {
+    let receipt = expect(decode::<SignedReceipt>(receipt)).receipt;
+    let (_, node, _) = receipt.steps().next().unwrap();
+    let finding = Finding::Reject { node, reason: "I say so".into() };
+    let verifier = Digest::of_content(b"none");
+    let count = receipt.steps().count() as u64;
+    Reply::Audited(Attestation::sign(&key(auditor), receipt.digest(), verifier, count, finding))
 }
 
 /// What was made of a call.

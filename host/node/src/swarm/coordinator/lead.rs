@@ -210,7 +210,6 @@ impl Way<'_> {
         let blame = |node, trouble: Trouble| self.ledger.blame(&self.inner.net, &self.work.id, node, trouble);
         let hearing = Hearing {
             net: &self.inner.net,
-            work: &self.work,
             signed: &assembled.signed,
             per_mille,
             within: self.inner.limits.audit.max(self.executed * 8),
