@@ -64,6 +64,7 @@ bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today
 	"$(TARGET)/release/audit-cost" build/packages/minilm-1 "$(CURDIR)/$(PLUGINS)"
 	"$(TARGET)/release/fleet-bench" "$(CURDIR)/$(PLUGINS)"
+	"$(TARGET)/release/swarm-bench" "$(OSTRAKON)" build/packages/minilm-3 "$(CURDIR)/$(PLUGINS)"
 	$(CARGO) build --release $(HOSTED) -q --example audit_speed --bench operations
 	"$(TARGET)/release/examples/audit_speed"
 	$(CARGO) bench $(HOSTED) -q --bench operations

@@ -274,6 +274,13 @@ impl Node {
         }
     }
 
+    /// Bytes that its network device has sent and received, with everything around them; `None` without a namespace.
+    pub fn wire_bytes(&self) -> Option<u64> {
+        let device = Path::new("/sys/class/net").join(&self.namespace.as_ref()?.outside).join("statistics");
+        let read = |name: &str| fs::read_to_string(device.join(name)).ok()?.trim().parse::<u64>().ok();
+        Some(read("rx_bytes")? + read("tx_bytes")?)
+    }
+
     /// The port it listens on.
     pub const fn port(&self) -> u16 {
         self.port

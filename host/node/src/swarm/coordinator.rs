@@ -10,6 +10,7 @@
 //! 4. What is unfinished when the node stops is run again when it starts.
 
 mod lead;
+mod metrics;
 
 use super::answer::{Sent, send};
 use super::choose::{Choosing, Loaded};
@@ -19,6 +20,7 @@ use super::known::KnownPackage;
 use super::submit::{self, NotTaken};
 use crate::error::NodeError;
 use crate::options::RunOptions;
+use metrics::{Metrics, count};
 use ostrakon_net::{Client, FrameStream, NetError};
 use ostrakon_package::Home;
 use ostrakon_protocol::job::MAX_JOB_BYTES;
@@ -115,6 +117,7 @@ struct Inner {
     draining: AtomicBool,
     stopped: CancellationToken,
     tasks: TaskTracker,
+    metrics: Metrics,
 }
 
 /// A job that is not finished.
@@ -181,6 +184,7 @@ impl Coordinator {
                 draining: AtomicBool::new(false),
                 stopped: CancellationToken::new(),
                 tasks,
+                metrics: Metrics::default(),
             };
             Ok((inner, unfinished))
         });
@@ -247,6 +251,7 @@ impl Coordinator {
             lock(&self.0.live).remove(&id);
             return Err(error);
         }
+        count(&self.0.metrics.taken, 1);
         self.spawn(id, signed, Arc::clone(&live), now());
         Ok(Reply::Job(live.state()))
     }
@@ -277,6 +282,7 @@ impl Coordinator {
             let Some(result) = stopped.run_until_cancelled(leading).await else { return };
             if let Err(reason) = result {
                 tracing::warn!(job = %id, reason, "a job could not be done");
+                count(&inner.metrics.failed, 1);
                 let jobs = inner.jobs.clone();
                 if let Ok(Err(error)) = aside(move || jobs.failed(&id, &reason)).await {
                     tracing::error!(job = %id, %error, "a job's failure could not be kept");
@@ -285,6 +291,16 @@ impl Coordinator {
             lock(&inner.live).remove(&id);
         };
         self.0.tasks.spawn(led.instrument(span));
+    }
+
+    /// Jobs that run or wait.
+    pub fn live(&self) -> usize {
+        lock(&self.0.live).len()
+    }
+
+    /// What has been done since the start.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// How a job stands, for its client.

@@ -1,5 +1,6 @@
 //! One job, from its texts to its receipt.
 
+use super::metrics::count;
 use super::{EXECUTE, Inner, Live, MAX_PLANS, RETURN, SCHEDULE, VERIFY, aside};
 use crate::swarm::answer::{self, Assembled};
 use crate::swarm::choose::Loaded;
@@ -147,6 +148,7 @@ impl Way<'_> {
             let (inner, loaded, work) = (Arc::clone(self.inner), Arc::clone(&self.loaded), Arc::clone(&self.work));
             match aside(move || inner.choosing.plan(&loaded, &work, request)).await? {
                 Ok(plan) => {
+                    count(&self.inner.metrics.plans, 1);
                     self.plans.push(plan);
                     return Ok(());
                 }
@@ -230,6 +232,7 @@ impl Way<'_> {
         let (jobs, id, kept, assembled) =
             (self.inner.jobs.clone(), self.work.id, answer.clone(), Arc::clone(assembled));
         aside(move || jobs.done(&id, &kept, &assembled.rows, line)).await?.map_err(|error| error.to_string())?;
+        count(&self.inner.metrics.done, 1);
         Ok(answer)
     }
 
@@ -258,6 +261,12 @@ impl Way<'_> {
     async fn learn(&self) {
         let (inner, loaded, work) = (Arc::clone(self.inner), Arc::clone(&self.loaded), Arc::clone(&self.work));
         let (observed, blamed) = (self.ledger.take_observed(), self.ledger.blamed());
+        let metrics = &self.inner.metrics;
+        for call in observed.iter().filter(|call| call.claimed > 0) {
+            count(&metrics.calls, 1);
+            count(&metrics.took, call.took);
+            count(&metrics.claimed, call.claimed.min(call.took));
+        }
         if let Ok(Err(error)) = aside(move || inner.choosing.learn(&loaded, &work, &observed, &blamed)).await {
             tracing::error!(%error, "what was learnt of nodes could not be kept");
         }

@@ -1,6 +1,7 @@
 //! What the node counts, in the words of Prometheus.
 
 use super::Core;
+use crate::swarm::coordinator::Coordinator;
 use ostrakon_protocol::Load;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -54,7 +55,9 @@ impl Collector for Everything {
         let core = &self.0;
         let Load { slots, used, free_memory } = core.serving.load();
         let blocks: u64 = core.serving.served().iter().map(|served| u64::from(served.to - served.from)).sum();
+        let live = core.coordinator.as_ref().map_or(0, Coordinator::live);
         let gauges = [
+            ("jobs", "Jobs that this coordinator runs or that wait there", live as u64),
             (
                 "fleet_nodes",
                 "Nodes that this one knows of, itself included",
@@ -70,13 +73,14 @@ impl Collector for Everything {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(to.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let led = core.coordinator.iter().flat_map(|coordinator| coordinator.metrics().all());
         let own = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = [
             ("questions", "Questions of peers", own(&core.counters.questions)),
             ("busy", "Questions and streams beyond the limits", own(&core.counters.busy)),
             ("file_bytes_given", "Bytes of files that were given to peers", own(&core.counters.given)),
         ];
-        for (name, help, value) in counters.into_iter().chain(core.serving.metrics().all()) {
+        for (name, help, value) in counters.into_iter().chain(core.serving.metrics().all()).chain(led) {
             let counter = ConstCounter::new(value);
             counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
