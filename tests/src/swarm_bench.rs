@@ -4,7 +4,7 @@
 //!
 //! All of it shares this machine's processors, so three nodes are not faster than one machine with as many threads as there
 //! are processors; what is shown is what the way between them costs. In turn: locally on one thread, locally on all, and by the
-//! swarm with one thread a node. A hop is one call of a leg: microseconds from sending its input to having its output,
+//! swarm with one thread a node, from the submission to the checked answer. A hop is one call of a leg: microseconds from sending its input to having its output,
 //! less those in the blocks, both from the coordinator's metrics; bytes are those of the nodes' network devices, beside the
 //! tensors in them.
 #![allow(clippy::print_stdout, reason = "a table is what it is for")]
@@ -113,7 +113,7 @@ impl Bench {
                 return Err("the digests differ".into());
             }
             let time = |of: &serde_json::Value, name: &str| of.pointer(&format!("/timing_ms/{name}"))?.as_f64();
-            let taken = [time(&one, "compute"), time(&many, "compute"), time(&swarm, "total")];
+            let taken = [time(&one, "compute"), time(&many, "compute"), time(&swarm, "job")];
             for (all, one) in times.iter_mut().zip(taken) {
                 all.push(one.ok_or("no time")?);
             }

@@ -24,6 +24,8 @@ struct Outcome {
     answer: SwarmAnswer,
     fleet: Vec<FleetNode>,
     package: Digest,
+    /// From the submission to the checked answer.
+    job: Duration,
     took: Duration,
 }
 
@@ -70,11 +72,13 @@ async fn ask(
             package: known,
             within: Duration::from_secs(args.within),
         };
+        let submitted = Instant::now();
         let answer = client.run(&asked).await?;
+        let job = submitted.elapsed();
         if let Some(path) = &args.plan {
             write_plans(&client, &answer, path).await?;
         }
-        Ok::<_, Problem>(Outcome { answer, fleet, package, took: start.elapsed() })
+        Ok::<_, Problem>(Outcome { answer, fleet, package, job, took: start.elapsed() })
     };
     let outcome = done.await;
     client.close().await;
@@ -165,7 +169,7 @@ fn operators(fleet: &[FleetNode]) -> BTreeMap<PublicKey, &str> {
 }
 
 fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem> {
-    let Outcome { answer, fleet, package, took } = outcome;
+    let Outcome { answer, fleet, package, job, took } = outcome;
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let rows: Vec<(&str, &[f32])> =
@@ -214,12 +218,13 @@ fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem>
             writeln!(out, "{} {} {}", entry(name), path.display(), style.faint(&hint))?;
         }
     }
-    writeln!(out, "{} {:.0} ms", entry("time"), ms(*took))?;
+    let whole = style.faint(&format!("({:.0} ms with getting ready)", ms(*took)));
+    writeln!(out, "{} {:.0} ms {whole}", entry("time"), ms(*job))?;
     Ok(out.flush()?)
 }
 
 fn document(args: &RunArgs, texts: &[String], outcome: &Outcome) -> Value {
-    let Outcome { answer, fleet, package, took } = outcome;
+    let Outcome { answer, fleet, package, job, took } = outcome;
     let names = operators(fleet);
     let node = |key: &PublicKey| json!({ "node": key.to_string(), "operator": names.get(key) });
     let nodes = |keys: &[PublicKey]| keys.iter().map(node).collect::<Vec<_>>();
@@ -259,7 +264,7 @@ fn document(args: &RunArgs, texts: &[String], outcome: &Outcome) -> Value {
         "verified": verified(answer, args.verify.unwrap_or(Verify::None)),
         "attestations": attestations.collect::<Vec<_>>(),
         "notes": answer.notes,
-        "timing_ms": { "total": ms(*took) },
+        "timing_ms": { "total": ms(*took), "job": ms(*job) },
     })
 }
 
