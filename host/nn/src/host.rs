@@ -5,7 +5,7 @@ use crate::graph::{Graphs, Operation, Raw};
 use crate::layers::check_name;
 use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
-use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor};
+use crate::{Graph, GraphLimits, LayerSource, MemoryLayers, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
@@ -51,6 +51,12 @@ impl Host {
             spares: Arc::default(),
             observer: None,
         }
+    }
+
+    /// A host without layers: for components that only do arithmetic on tensors. Nothing is proved and nothing is
+    /// prepared.
+    pub fn without_layers(executor: Arc<Executor>) -> Self {
+        Self::new(executor, ProvenBackend::none(), Arc::new(MemoryLayers::new()))
     }
 
     /// The same host, which looks for OpenVINO in the directory in which `make setup` puts releases too. It does so
