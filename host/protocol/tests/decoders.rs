@@ -497,6 +497,11 @@ fn the_encoding_does_not_drift() {
         "3206524c48bc9013",
         "966f7f6f1a4de40f",
         "7e24cb880ffb615d",
+        "d332cfcd4c3443bd",
+        "ab49d0d1b03cd566",
+        "72cb721a77b623fc",
+        "392dcae50568b8de",
+        "3983d2c1383f5f81",
     ];
     assert_eq!(golden.collect::<Vec<_>>(), known);
 }
