@@ -21,7 +21,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, noise, ping, relay,
-    tcp, tls, yamux,
+    tcp, yamux,
 };
 use ostrakon_protocol::Digest;
 use ostrakon_protocol::status::MAX_STATUS_BYTES;
@@ -75,12 +75,12 @@ pub(crate) fn build(keypair: Keypair, config: &NetConfig, fleet: &Arc<Fleet>) ->
     };
     let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), (tls::Config::new, noise::Config::new), mux)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, mux)
         .map_err(|e| start("TCP", &e))?
         .with_quic()
         .with_dns()
         .map_err(|e| start("the resolver of host names (see /etc/resolv.conf)", &e))?
-        .with_relay_client((tls::Config::new, noise::Config::new), mux)
+        .with_relay_client(noise::Config::new, mux)
         .map_err(|e| start("relays", &e))?
         .with_behaviour(|key, relayed| protocols(key, relayed, config, fleet))
         .map_err(|e| start("a protocol", &e))?
