@@ -171,8 +171,10 @@ impl<In: Document, Out: Document> FrameStream<In, Out> {
         // A short payload goes out with its header.
         let (joined, rest) = if payload.len() <= STEP { (payload, &[][..]) } else { (&[][..], payload) };
         first.extend_from_slice(joined);
-        self.write(&first).await?;
-        self.write(rest).await
+        let mut pace = Pace::begin();
+        self.put(&first, &mut pace).await?;
+        self.put(rest, &mut pace).await?;
+        self.flush(&pace).await
     }
 
     /// Say that nothing follows.
@@ -213,6 +215,11 @@ impl<In, Out> FrameStream<In, Out> {
     /// The connection ended, or the peer takes nothing for too long.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), NetError> {
         let mut pace = Pace::begin();
+        self.put(bytes, &mut pace).await?;
+        self.flush(&pace).await
+    }
+
+    async fn put(&mut self, bytes: &[u8], pace: &mut Pace) -> Result<(), NetError> {
         for part in bytes.chunks(STEP) {
             match timeout_at(pace.deadline(), self.pipe.write_all(part)).await {
                 Ok(done) => done.map_err(|e| ended(&e))?,
@@ -220,6 +227,10 @@ impl<In, Out> FrameStream<In, Out> {
             }
             pace.moved(part.len());
         }
+        Ok(())
+    }
+
+    async fn flush(&mut self, pace: &Pace) -> Result<(), NetError> {
         match timeout_at(pace.deadline(), self.pipe.flush()).await {
             Ok(done) => done.map_err(|e| ended(&e)),
             Err(_) => Err(NetError::TooSlow),

@@ -64,6 +64,7 @@ pub(super) async fn run(core: Arc<Core>, mut events: Events) {
                 }
                 Err(_) => core.counters.busy(),
             },
+            Event::Share { .. } => core.counters.busy(),
             Event::Files { from, stream } => match Arc::clone(&files).try_acquire_owned() {
                 Ok(permit) => {
                     tasks.spawn(async move {
