@@ -80,7 +80,11 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    pub(crate) fn new(mut guest: Guest<State>, instance: &Instance, exports: SharingExports) -> Result<Self, CallError> {
+    pub(crate) fn new(
+        mut guest: Guest<State>,
+        instance: &Instance,
+        exports: SharingExports,
+    ) -> Result<Self, CallError> {
         fn typed<P, R>(
             guest: &mut Guest<State>,
             instance: &Instance,

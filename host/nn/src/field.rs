@@ -29,7 +29,9 @@ impl Host {
             NnError::InvalidArgument(format!("a seed has {SEED_BYTES} bytes, {} were given", seed.len()))
         })?;
         if first.checked_add(rows.into()).is_none() {
-            return Err(NnError::InvalidArgument(format!("{rows} rows from row {first} on: rows are numbered with 64 bits")));
+            return Err(NnError::InvalidArgument(format!(
+                "{rows} rows from row {first} on: rows are numbered with 64 bits"
+            )));
         }
         Tensor::computed_i32(meter, vec![rows, columns], |out| {
             let (rows, columns) = (rows as usize, columns as usize);
@@ -80,7 +82,9 @@ impl Host {
             )));
         };
         if width != same || width == 0 {
-            return Err(NnError::InvalidArgument(format!("`x` has {width} columns, `vectors` {same}: as many, and one at least")));
+            return Err(NnError::InvalidArgument(format!(
+                "`x` has {width} columns, `vectors` {same}: as many, and one at least"
+            )));
         }
         let (x, vectors) = (checked("x", x)?, checked("vectors", vectors)?);
         let vectors = vectors.split_at(width as usize).into();

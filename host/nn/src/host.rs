@@ -5,7 +5,9 @@ use crate::graph::{Graphs, Operation, Raw};
 use crate::layers::check_name;
 use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
-use crate::{Graph, GraphLimits, LayerSource, MemoryLayers, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor};
+use crate::{
+    Graph, GraphLimits, LayerSource, MemoryLayers, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor,
+};
 use ostrakon_exact::Layer;
 use ostrakon_exact::simd::Executor;
 use std::fmt;

@@ -55,7 +55,7 @@ pub mod tensor;
 pub use backend::audit::{Auditor, CheckedProduct, Finished, LayerVectors, WrongElement};
 pub use backend::cpu::CpuBackend;
 pub use backend::record::Recorder;
-pub use backend::shared::{Masked, Servers, Shares, SharedBackend, SharedError, SharedLayer, Wrong};
+pub use backend::shared::{Masked, Servers, SharedBackend, SharedError, SharedLayer, Shares, Wrong};
 pub use backend::{Backend, BackendError, ProvenBackend};
 pub use error::NnError;
 pub use float::{Encoding, GraphFiles, Port, RawGraph};

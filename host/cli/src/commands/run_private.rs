@@ -64,7 +64,8 @@ fn names(leg: &LegServers) -> String {
 }
 
 fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
-    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } = outcome;
+    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
+        outcome;
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     table::outputs(&mut out, style, &input.texts, &answer.outputs)?;
@@ -93,7 +94,8 @@ fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
 }
 
 fn document(input: &Input, outcome: &Outcome) -> Value {
-    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } = outcome;
+    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
+        outcome;
     let outputs = input.texts.iter().zip(&answer.outputs).map(|(text, output)| {
         json!({
             "text": text, "tokens": output.tokens, "embedding": output.values, "digest": output.digest.to_string(),

@@ -16,7 +16,8 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
         |mut store: Store<'_>, (seed, stream, first, rows, columns): Expand| -> Result<Answer> {
             charge(&mut store, cost::expand(rows, columns))?;
             // One byte more than a seed has shows that it is too long.
-            let seed: Vec<u8> = seed.as_le_slice(&store).iter().copied().take(ostrakon_nn::field::SEED_BYTES + 1).collect();
+            let seed: Vec<u8> =
+                seed.as_le_slice(&store).iter().copied().take(ostrakon_nn::field::SEED_BYTES + 1).collect();
             answer(&mut store, |state| state.host.field_expand(&state.meter, &seed, stream, first, (rows, columns)))
         },
     )?;

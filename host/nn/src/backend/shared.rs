@@ -252,9 +252,9 @@ impl<S: Servers> SharedProduct<S> {
         if rows == 0 {
             return Ok(());
         }
-        let codes = Tensor::from_i32(vec![columns(rows)?, columns(layer.inputs)?], codes)?;
+        let codes = of_rows(rows, layer.inputs, codes).map_err(unavailable)?;
         let sum = self.product(&codes, rows)?;
-        let sum: &[u32] = bytemuck::cast_slice(sum.as_i32()?);
+        let sum: &[u32] = bytemuck::cast_slice(sum.as_i32().map_err(unavailable)?);
         Ok(lift(&self.executor, sum, self.layer.parts.least(), layer.outputs, totals)?)
     }
 
@@ -269,7 +269,10 @@ impl<S: Servers> SharedProduct<S> {
                     let wrong = Wrong { layer: self.layer.name.clone(), row };
                     self.servers.wrong(&who, &wrong);
                     self.layer.draw_anew(&self.executor).map_err(hopeless)?;
-                    return Err(SharedError::Lost(format!("{who} answered row {row} of layer `{}` wrongly", wrong.layer)));
+                    return Err(SharedError::Lost(format!(
+                        "{who} answered row {row} of layer `{}` wrongly",
+                        wrong.layer
+                    )));
                 }
                 let products: Vec<&Tensor> = masked.products.iter().chain([&product]).collect();
                 self.shares.combine(&products).map_err(hopeless)
@@ -299,6 +302,14 @@ impl<S: Servers> Product for SharedProduct<S> {
         debug_assert_eq!(self.layer.layer.activation, Activation::U16);
         self.totals(codes.iter().map(|&code| code.into()).collect(), rows, totals)
     }
+}
+
+fn of_rows(rows: usize, width: usize, elements: Vec<i32>) -> Result<Tensor, NnError> {
+    Tensor::from_i32(vec![columns(rows)?, columns(width)?], elements)
+}
+
+fn unavailable(error: NnError) -> ProductError {
+    ProductError::Unavailable(error.to_string())
 }
 
 fn columns(count: usize) -> Result<u32, NnError> {

@@ -109,7 +109,8 @@ impl Connection {
     /// Ask for the product of a mask; [`Connection::product`] takes it.
     pub(super) async fn ask_masked(&mut self, wanted: Wanted<'_>, seed: [u8; 32], stream: u32) -> Result<(), Trouble> {
         let call = self.next_call();
-        let header = ToServer::Masked { call, layer: wanted.layer.to_owned(), stream, seed, first: 0, rows: wanted.rows };
+        let header =
+            ToServer::Masked { call, layer: wanted.layer.to_owned(), stream, seed, first: 0, rows: wanted.rows };
         timeout(PATIENCE, self.stream.send(&header, &[])).await.map_err(|_| Trouble::Late(PATIENCE))??;
         Ok(())
     }
@@ -140,10 +141,7 @@ impl Connection {
     }
 }
 
-async fn received(
-    stream: &mut FrameStream<FromServer, ToServer>,
-    within: Duration,
-) -> Result<FromServer, Trouble> {
+async fn received(stream: &mut FrameStream<FromServer, ToServer>, within: Duration) -> Result<FromServer, Trouble> {
     match timeout(within, stream.receive(within)).await.map_err(|_| Trouble::Late(within))? {
         Ok(Some(frame)) => Ok(frame),
         Ok(None) => Err(Trouble::Gone("it closed the stream".into())),

@@ -111,7 +111,12 @@ impl PrivateModel {
         })?;
         let blocks = model.manifest().blocks.iter().map(|block| block.name.clone()).collect();
         let most_tokens = model.manifest().max_tokens.unwrap_or_default();
-        servers.begin(Package { digest: model.digest(), blocks, needs: needs(&model.package), most_tokens })?;
+        servers.begin(Package {
+            digest: model.digest(),
+            blocks,
+            needs: needs(&model.package),
+            most_tokens: most_tokens.into(),
+        })?;
         Ok(Self { model, servers })
     }
 

@@ -505,7 +505,8 @@ impl Ready {
         }
         let part = |from: usize, to: usize| {
             let products = self.masked.products.iter().map(|product| cut(product, from, to));
-            let masked = Masked { mask: cut(&self.masked.mask, from, to)?, products: products.collect::<Result<_, _>>()? };
+            let masked =
+                Masked { mask: cut(&self.masked.mask, from, to)?, products: products.collect::<Result<_, _>>()? };
             Ok::<_, NnError>(Self { rows: to - from, masked })
         };
         Ok((part(0, rows)?, Some(part(rows, self.rows)?)))
