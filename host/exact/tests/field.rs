@@ -297,10 +297,10 @@ fn columns_are_cut_where_they_must_be() {
         Parts::of(&layer(&mut random, weights, 3, inputs, activation)).ranges().to_vec()
     };
     // 65535 * 127 * 258 <= p - 1 < 65535 * 127 * 259; 255 * 127 * 66,000 < p.
-    assert_eq!(ranges(258, Weights::Most, Activation::U16), [0..258]);
+    assert_eq!(ranges(258, Weights::Most, Activation::U16).as_slice(), std::slice::from_ref(&(0..258)));
     assert_eq!(ranges(259, Weights::Least, Activation::U16), [0..258, 258..259]);
     assert_eq!(ranges(600, Weights::Alternating, Activation::U16), [0..258, 258..516, 516..600]);
-    assert_eq!(ranges(MAX_WIDTH, Weights::Most, Activation::U8), [0..MAX_WIDTH]);
+    assert_eq!(ranges(MAX_WIDTH, Weights::Most, Activation::U8).as_slice(), std::slice::from_ref(&(0..MAX_WIDTH)));
     let layer = layer(&mut random, Weights::Least, 3, 259, Activation::U16);
     let parts = Parts::of(&layer);
     assert_eq!(parts.least()[..3], [-65_535 * 127 * 258; 3]);
@@ -411,7 +411,7 @@ fn masks_are_streams_of_chacha20() {
     expand(EXECUTORS.last().unwrap(), &seed, stream, first, rows, columns, &mut out).unwrap();
     for (row, out) in (first..).zip(out.chunks(columns)) {
         let nonce: Vec<u8> = stream.to_le_bytes().into_iter().chain(row.to_le_bytes()).collect();
-        let mut cipher = ChaCha20::new(&seed.into(), nonce.as_slice().try_into().unwrap());
+        let mut cipher = ChaCha20::new(&seed.into(), nonce.as_slice().into());
         for (i, out) in out.chunks(16).enumerate() {
             let mut block = [0; 64];
             cipher.seek(64 * i as u64);
