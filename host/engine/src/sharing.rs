@@ -60,6 +60,7 @@ impl From<SharingFailure> for Failed {
 
 type OrFailure<T> = Result<T, SharingFailure>;
 type Handle = Resource<TensorEntry>;
+type Pair = TypedFunc<(Handle, Handle), (OrFailure<Handle>,)>;
 
 /// Where its functions are.
 #[derive(Clone, Copy)]
@@ -74,9 +75,9 @@ pub(crate) struct SharingExports {
 pub struct Sharing {
     guest: Guest<State>,
     mask: TypedFunc<(Vec<Vec<u8>>, Place), (OrFailure<Handle>,)>,
-    split: TypedFunc<(Handle, Handle), (OrFailure<Handle>,)>,
+    split: Pair,
     check: TypedFunc<(Handle, Handle, Handle, Handle), (OrFailure<Option<u32>>,)>,
-    combine: TypedFunc<(Vec<Handle>,), (OrFailure<Handle>,)>,
+    combine: Pair,
 }
 
 impl Sharing {
@@ -124,16 +125,8 @@ impl Sharing {
     /// # Errors
     /// As [`Sharing::mask`].
     pub fn split(&mut self, codes: &Tensor, mask: &Tensor) -> Result<Tensor, CallError> {
-        self.guest.ready()?;
         let split = self.split;
-        let (share, _) = self.guest.call(|mut store| {
-            lend(&mut store, &[codes, mask], |store, lent| {
-                let [codes_handle, mask] = exactly(lent)?;
-                let (share,) = split.call(&mut *store, (codes_handle, mask))?;
-                taken(store, share?, codes.dims())
-            })
-        })?;
-        Ok(share)
+        self.pair(split, codes, mask)
     }
 
     /// The first row of `product` that is not the product of that row of `share` with the weights; `None` if all are.
@@ -158,21 +151,26 @@ impl Sharing {
         Ok(wrong)
     }
 
-    /// The product of the codes, modulo p, from those of all shares.
+    /// The sum of the products of two shares.
     ///
     /// # Errors
     /// As [`Sharing::mask`].
-    pub fn combine(&mut self, products: &[&Tensor]) -> Result<Tensor, CallError> {
-        self.guest.ready()?;
+    pub fn combine(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
         let combine = self.combine;
-        let dims = products.first().map(|product| product.dims().to_vec()).unwrap_or_default();
-        let (sum, _) = self.guest.call(|mut store| {
-            lend(&mut store, products, |store, lent| {
-                let (sum,) = combine.call(&mut *store, (lent,))?;
-                taken(store, sum?, &dims)
+        self.pair(combine, a, b)
+    }
+
+    /// A function of two tensors that gives one of the same shape.
+    fn pair(&mut self, function: Pair, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
+        self.guest.ready()?;
+        let (result, _) = self.guest.call(|mut store| {
+            lend(&mut store, &[a, b], |store, lent| {
+                let [first, second] = exactly(lent)?;
+                let (result,) = function.call(&mut *store, (first, second))?;
+                taken(store, result?, a.dims())
             })
         })?;
-        Ok(sum)
+        Ok(result)
     }
 
     /// Whether a trap or a fault has ended it.

@@ -92,7 +92,6 @@ const MASK: &str = concat!(
 );
 const SPLIT: &str = concat!("(borrow, borrow) -> (result<own, ", sharing_failure!(), ">)");
 const CHECK: &str = concat!("(borrow, borrow, borrow, borrow) -> (result<option<u32>, ", sharing_failure!(), ">)");
-const COMBINE: &str = concat!("(list<borrow>) -> (result<own, ", sharing_failure!(), ">)");
 const CONSTRUCTOR: &str = "(list<u32>, enum{FP16, FP32, FP64, BF16, U8, I32, I64}, list<u8>) -> (own)";
 const CODE: &str = "(borrow) -> (enum{invalid-argument, invalid-encoding, timeout, runtime-error, \
     unsupported-operation, too-large, not-found, security, unknown})";
@@ -206,9 +205,8 @@ fn expected(function: &str) -> Option<&'static str> {
         "add" | "mean-pool" | "first-pool" | "subtract" | "dot" => TWO,
         "expand" => EXPAND,
         "mask" => MASK,
-        "split" => SPLIT,
+        "split" | "combine" => SPLIT,
         "check" => CHECK,
-        "combine" => COMBINE,
         "attention" => ATTENTION,
         "read" => READ,
         "verify" => VERIFY,

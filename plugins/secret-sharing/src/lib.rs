@@ -62,15 +62,8 @@ impl Guest for Component {
         Ok(wrong.map(|row| u32::try_from(row).unwrap_or(u32::MAX)))
     }
 
-    fn combine(products: Vec<&Tensor>) -> Result<Tensor, Failure> {
-        match products.as_slice() {
-            [] | [_] => bad("there are at least two servers"),
-            [_, _, rest @ ..] if rest.len() >= MOST_SEEDS => bad("more than 16 servers"),
-            [first, second, rest @ ..] => {
-                let sum = add(first, second).map_err(refused)?;
-                rest.iter().try_fold(sum, |sum, product| add(&sum, product).map_err(refused))
-            }
-        }
+    fn combine(a: &Tensor, b: &Tensor) -> Result<Tensor, Failure> {
+        add(a, b).map_err(refused)
     }
 }
 

@@ -72,7 +72,10 @@ impl Shares for ComponentShares {
     }
 
     fn combine(&self, products: &[&Tensor]) -> Result<Tensor, NnError> {
-        self.call(|sharing| sharing.combine(products))
+        let [first, rest @ ..] = products else {
+            return Err(NnError::InvalidArgument("no products to combine".into()));
+        };
+        self.call(|sharing| rest.iter().try_fold((*first).clone(), |sum, product| sharing.combine(&sum, product)))
     }
 }
 
