@@ -6,8 +6,11 @@
 #![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing)]
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use ostrakon_exact::simd::{CpuProduct, Executor, Level};
+use ostrakon_exact::field::{self, P, Parts, ShareProduct, Vectors};
+use ostrakon_exact::simd::{CpuProduct, Executor, Level, Product};
 use ostrakon_exact::{Embedding, Layer, LayerNorm, Lengths, Linear, Part};
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 const WIDTH: usize = 384;
@@ -124,6 +127,44 @@ fn operations(criterion: &mut Criterion, executor: &Executor) {
     });
 }
 
+/// What a client and a server do for one layer of secret shares.
+fn shares(criterion: &mut Criterion, executor: &Arc<Executor>) {
+    let random = &mut Random(0x1234_5678_9abc_def1);
+    let mut group = criterion.benchmark_group(format!("{}/field, {} threads", executor.level(), executor.threads()));
+    for (outputs, inputs) in [(4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)] {
+        let shape = format!("{ROWS}x{inputs}->{outputs}");
+        let layer = Arc::new(linear(random, outputs, inputs, "u8"));
+        let parts = Parts::of(&layer);
+        let vectors = Vectors::random(executor, &layer, &parts, |bytes| bytes.fill_with(|| random.next() as u8));
+        let vectors = vectors.expect("random bytes");
+        let packed = |layer: &Arc<Linear>| Ok(Box::new(CpuProduct::new(layer, executor)) as Box<dyn Product>);
+        let Ok(server) = ShareProduct::new::<Infallible>(Arc::clone(executor), &layer, packed);
+        let mut mask = vec![0; ROWS * inputs];
+        let codes: Vec<u32> = (0..mask.len()).map(|_| (random.next() % 256) as u32).collect();
+        let mut share = mask.clone();
+        let mut answer: Vec<u32> = (0..ROWS * parts.columns()).map(|_| (random.next() % u64::from(P)) as u32).collect();
+        let mut sides = vec![[0; 2]; ROWS];
+        let bytes = |numbers: usize| Throughput::Bytes(4 * numbers as u64);
+
+        group.throughput(bytes(mask.len()));
+        group.bench_function(BenchmarkId::new("expand", &shape), |bencher| {
+            bencher.iter(|| field::expand(executor, &[7; 32], 1, 2, ROWS, inputs, &mut mask).expect("fits"));
+        });
+        group.bench_function(BenchmarkId::new("add", &shape), |bencher| {
+            bencher.iter(|| field::add(executor, &codes, &mask, &mut share).expect("fits"));
+        });
+        group.throughput(bytes(answer.len()));
+        group.bench_function(BenchmarkId::new("dot", &shape), |bencher| {
+            bencher.iter(|| field::dot(executor, &answer, vectors.challenge(), &mut sides).expect("fits"));
+        });
+        // Elements are multiply-adds.
+        group.throughput(Throughput::Elements((ROWS * outputs * inputs) as u64));
+        group.bench_function(BenchmarkId::new("multiply", &shape), |bencher| {
+            bencher.iter(|| server.multiply(&share, ROWS, &mut answer).expect("fits"));
+        });
+    }
+}
+
 /// The layers of one encoder, packed.
 struct Encoder {
     qkv: (Linear, CpuProduct),
@@ -206,6 +247,8 @@ fn main() {
         let executor = Executor::new(level, 1).expect("an available level");
         products(&mut criterion, &executor);
         operations(&mut criterion, &executor);
+        shares(&mut criterion, &Arc::new(executor));
+        shares(&mut criterion, &Arc::new(Executor::new(level, threads).expect("an available level")));
         forwards(&mut criterion, &Executor::new(level, threads).expect("an available level"));
     }
     criterion.final_summary();

@@ -113,6 +113,28 @@ pub struct Linear {
     pub activation: Activation,
 }
 
+impl Linear {
+    /// The layer that has these input columns alone. It fits the weights: columns that are not there are left out.
+    #[cfg(feature = "simd")]
+    pub(crate) fn columns(&self, columns: core::ops::Range<usize>) -> Self {
+        let columns = columns.start.min(self.inputs)..columns.end.min(self.inputs);
+        let rows = self.weight.as_slice().chunks_exact(self.inputs.max(1));
+        let rows = rows.map(|row| row.get(columns.clone()).unwrap_or(&[]));
+        let row_sum = rows.clone().map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
+        let weight: Vec<u8> = rows.flatten().map(|&w| w as u8).collect();
+        Self {
+            outputs: self.outputs,
+            inputs: columns.len(),
+            weight: Codes(Box::new(weight)),
+            scale: self.scale.clone(),
+            bias: self.bias.clone(),
+            prescale: self.prescale.as_ref().map(|all| all.get(columns).unwrap_or(&[]).to_vec()),
+            row_sum,
+            activation: self.activation,
+        }
+    }
+}
+
 /// Rows of a table, by id.
 pub struct Embedding {
     /// Rows V.

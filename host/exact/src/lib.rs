@@ -15,12 +15,15 @@
 //! 3. `simd` (feature `simd`) is the same operations fast. Property tests hold it to the reference,
 //!    byte for byte, at every SIMD level.
 //! 4. `freivalds` (feature `simd`) checks a claimed product for far less than the product costs.
+//! 5. `field` (feature `simd`) is arithmetic modulo a prime: products of secret shares, masks, and their check.
 //!
 //! Every operation is total: any bytes in, finite floats out, no panic.
 #![cfg_attr(not(any(test, feature = "simd")), no_std)]
 
 extern crate alloc;
 
+#[cfg(feature = "simd")]
+pub mod field;
 #[cfg(feature = "simd")]
 pub mod freivalds;
 pub mod layer;

@@ -24,7 +24,7 @@ const SPINS: usize = 20_000;
 const LINGER: Duration = Duration::from_micros(150);
 
 /// A pool of threads, the calling thread among them.
-pub(super) struct Crew {
+pub(crate) struct Crew {
     /// The others; none if the calling thread is alone.
     pool: Option<rayon::ThreadPool>,
     threads: usize,
@@ -33,7 +33,7 @@ pub(super) struct Crew {
 
 impl Crew {
     /// A crew of `threads`, the calling one included.
-    pub(super) fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub(crate) fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let pool = match threads {
             0 | 1 => None,
             _ => Some(
@@ -47,13 +47,13 @@ impl Crew {
     }
 
     /// How many threads there are.
-    pub(super) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.threads
     }
 
     /// Call `work` once for each part of `data`; part i ends at `ends[i]` and starts where the one
     /// before it ends. `ends` must not decrease nor pass the end of `data`.
-    pub(super) fn each_part<T: Send>(&self, data: &mut [T], ends: &[usize], work: impl Fn(usize, &mut [T]) + Sync) {
+    pub(crate) fn each_part<T: Send>(&self, data: &mut [T], ends: &[usize], work: impl Fn(usize, &mut [T]) + Sync) {
         assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end <= data.len()), "parts that do not fit");
         let whole = Shared::new(data);
         let bounds = |i: usize| {
@@ -71,7 +71,7 @@ impl Crew {
     }
 
     /// As [`each_part`](Self::each_part), in parts of `size` elements (the last may be shorter).
-    pub(super) fn each_chunk<T: Send>(&self, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    pub(crate) fn each_chunk<T: Send>(&self, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
         if size >= data.len() || self.pool.is_none() {
             for (i, chunk) in data.chunks_mut(size.max(1)).enumerate() {
                 work(i, chunk);
@@ -84,7 +84,7 @@ impl Crew {
     }
 
     /// Call `work` once for each index below `parts`.
-    pub(super) fn each(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+    pub(crate) fn each(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         let Some(pool) = self.pool.as_ref().filter(|_| parts > 1) else {
             (0..parts).for_each(work);
             return;
@@ -217,7 +217,7 @@ impl Notice {
 }
 
 /// A slice that several threads write to, each in ranges of its own.
-pub(super) struct Shared<'a, T> {
+pub(crate) struct Shared<'a, T> {
     start: *mut T,
     len: usize,
     borrow: PhantomData<&'a mut [T]>,
@@ -225,7 +225,7 @@ pub(super) struct Shared<'a, T> {
 
 impl<'a, T> Shared<'a, T> {
     /// Borrow `data` until this is dropped.
-    pub(super) fn new(data: &'a mut [T]) -> Self {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
         Self { start: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
@@ -234,7 +234,7 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// No two ranges that are alive at the same time may overlap.
     #[allow(unsafe_code, clippy::mut_from_ref)]
-    pub(super) unsafe fn range(&self, start: usize, end: usize) -> &mut [T] {
+    pub(crate) unsafe fn range(&self, start: usize, end: usize) -> &mut [T] {
         let end = end.min(self.len);
         let start = start.min(end);
         // SAFETY: in bounds, borrowed for 'a, and the caller keeps ranges apart.

@@ -59,7 +59,7 @@ impl Executor {
     }
 
     /// The threads.
-    pub(super) fn crew(&self) -> &Crew {
+    pub(crate) fn crew(&self) -> &Crew {
         &self.crew
     }
 

@@ -22,13 +22,13 @@ mod attention;
 mod attention_products;
 mod coding;
 mod cpu;
-mod crew;
+pub(crate) mod crew;
 mod executor;
 pub(crate) mod instantiate;
 pub(crate) mod level;
 mod product;
 mod rows;
-mod scratch;
+pub(crate) mod scratch;
 mod self_test;
 mod tile;
 

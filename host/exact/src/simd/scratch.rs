@@ -20,11 +20,11 @@ pub(super) struct Scratch {
 
 /// A buffer that is kept between uses, as long as the longest of them.
 #[derive(Default)]
-pub(super) struct Kept<T>(Mutex<Vec<T>>);
+pub(crate) struct Kept<T>(Mutex<Vec<T>>);
 
 impl<T: Copy + Default> Kept<T> {
     /// `len` elements, with whatever is in them.
-    pub(super) fn take(&self, len: usize) -> Taken<'_, T> {
+    pub(crate) fn take(&self, len: usize) -> Taken<'_, T> {
         let mut buffer = self.0.lock().map(|mut kept| core::mem::take(&mut *kept)).unwrap_or_default();
         if buffer.len() < len {
             buffer.resize(len, T::default());
@@ -34,7 +34,7 @@ impl<T: Copy + Default> Kept<T> {
 }
 
 /// A buffer in use. Dropped, it is kept for the next.
-pub(super) struct Taken<'a, T> {
+pub(crate) struct Taken<'a, T> {
     buffer: Vec<T>,
     len: usize,
     from: &'a Kept<T>,
