@@ -27,10 +27,7 @@ async fn round_trips(bytes: usize, trips: u32) -> Vec<Duration> {
         let began = Instant::now();
         let frame = ToServer::Multiply { call, layer: "blocks.0.up".into(), rows: 1, bytes: length };
         opened.send(&frame, &payload).await.unwrap();
-        assert_eq!(
-            opened.receive(SOON).await.unwrap(),
-            Some(FromServer::Product { call, bytes: length, took: 0 })
-        );
+        assert_eq!(opened.receive(SOON).await.unwrap(), Some(FromServer::Product { call, bytes: length, took: 0 }));
         let back = opened.payload(length, length).await.unwrap();
         took.push(began.elapsed());
         assert!(back == payload);
