@@ -135,22 +135,23 @@ impl<In: Document, Out: Document> FrameStream<In, Out> {
     async fn following(&mut self, bytes: u64, limit: u64) -> Result<Payload, NetError> {
         let too_large = NetError::TooLarge { what: "what follows a frame's header", bytes, limit };
         let Some(length) = usize::try_from(bytes).ok().filter(|_| bytes <= limit) else { return Err(too_large) };
-        let mut all = BytesMut::with_capacity(length.min(STEP));
+        let (mut all, mut come) = (BytesMut::new(), 0);
         let mut pace = Pace::begin();
-        while all.len() < length {
-            // Memory grows with what has come, twofold at most.
-            if all.capacity() == all.len() {
-                all.reserve((length - all.len()).min(all.len().max(STEP)));
+        while come < length {
+            // Memory grows with what has come, twofold at most, and is zeroed once: a pipe would zero all that it could fill
+            // at each read.
+            if all.len() == come {
+                all.resize(length.min(come.saturating_mul(2).max(STEP)), 0);
             }
-            let rest = length - all.len();
-            let mut part = (&mut *self.pipe).take(rest as u64);
-            let count = match timeout_at(pace.deadline(), part.read_buf(&mut all)).await {
+            let rest = all.get_mut(come..).unwrap_or_default();
+            let count = match timeout_at(pace.deadline(), self.pipe.read(rest)).await {
                 Ok(read) => read.map_err(|e| ended(&e))?,
                 Err(_) => return Err(NetError::TooSlow),
             };
             if count == 0 {
-                return Err(NetError::Closed(format!("after {} of {length} bytes", all.len())));
+                return Err(NetError::Closed(format!("after {come} of {length} bytes")));
             }
+            come += count;
             pace.moved(count);
         }
         Ok(all.freeze())

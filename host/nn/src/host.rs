@@ -9,6 +9,7 @@ use crate::{
     Graph, GraphLimits, LayerSource, MemoryLayers, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor,
 };
 use ostrakon_exact::Layer;
+use ostrakon_exact::field::ShareProduct;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
 use std::path::PathBuf;
@@ -141,6 +142,22 @@ impl Host {
             Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
             Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
         }
+    }
+
+    /// The server's side of the linear layer called `name`, for products of secret shares, over the backend. Where the layer
+    /// has one part, which is nearly always, it shares the weights that the backend has packed; otherwise each part is
+    /// packed once more.
+    ///
+    /// # Errors
+    /// As [`Host::graph`]; a layer that is not linear.
+    pub fn share_product(&self, name: &str) -> Result<ShareProduct, NnError> {
+        let graph = self.graph(name)?;
+        let Operation::Linear { layer, .. } = graph.operation() else {
+            return Err(NnError::InvalidArgument(format!("layer `{name}` is not linear: it has no product")));
+        };
+        ShareProduct::new(Arc::clone(&self.executor), layer, |part| {
+            if Arc::ptr_eq(part, layer) { Ok(Box::new(graph.clone())) } else { self.backend.prepare(name, part) }
+        })
     }
 
     fn open(&self, name: &str, raw: &RawGraph) -> Result<Operation, NnError> {
