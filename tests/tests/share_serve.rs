@@ -16,6 +16,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// A frame and what follows it.
+type Sent = (ToServer, Vec<u8>);
+
 /// The client's end of a stream.
 type Stream = FrameStream<FromServer, ToServer>;
 
@@ -324,7 +327,7 @@ async fn hostile_frames_end_their_stream_and_nothing_else() {
         first,
         rows,
     };
-    let wrong: Vec<(Vec<(ToServer, Vec<u8>)>, &str)> = vec![
+    let wrong: Vec<(Vec<Sent>, &str)> = vec![
         // Not elements.
         (vec![(good.clone(), bytes(&with(0, P)))], "below"),
         (vec![(good.clone(), bytes(&with(share.len() - 1, P)))], "below"),
