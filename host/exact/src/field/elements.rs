@@ -39,7 +39,7 @@ fn subtract_body(a: &[u32], b: &[u32], out: &mut [u32]) {
 }
 
 #[inline(always)]
-pub(super) fn largest_body(all: &[u32]) -> u32 {
+fn largest_body(all: &[u32]) -> u32 {
     all.iter().fold(0, |largest, &x| largest.max(x))
 }
 

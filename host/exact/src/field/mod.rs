@@ -64,6 +64,8 @@
 //! the codes, in the clear. So a (seed, stream, row) is never used again: not for another layer, nor for another call, nor
 //! when a call is repeated with other codes. Seeds are drawn at random for a session, streams number what happens in it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod dot;
 mod elements;
 mod lift;
