@@ -219,7 +219,43 @@ impl fmt::Debug for Host {
 mod tests {
     use super::*;
     use crate::{CpuBackend, MemoryLayers};
-    use ostrakon_exact::simd::Level;
+    use ostrakon_exact::field;
+    use ostrakon_exact::simd::{Level, Product};
+
+    #[test]
+    fn shares_are_multiplied_whole_or_in_parts() {
+        const ROWS: usize = 3;
+        let executor = Arc::new(Executor::new(Level::detect(), 2).unwrap());
+        let backend = ProvenBackend::new(CpuBackend::new(Arc::clone(&executor))).unwrap();
+        let mut layers = MemoryLayers::new();
+        // Only the last one has more than one part.
+        for (name, activation, inputs, weight) in
+            [("b.eight", "u8", 40, -3), ("b.sixteen", "u16", 40, 5), ("b.wide", "u16", 600, -127)]
+        {
+            let weight: Vec<i8> = (0..2 * inputs).map(|k| if k % 7 == 0 { 1 } else { weight }).collect();
+            layers.insert_linear(name, activation, &weight, &[1.0, 1.0], &[], &[]);
+        }
+        layers.insert_layer_norm("b.norm", &[1.0], &[0.0], 1e-5);
+        let host = Host::new(executor, backend, Arc::new(layers));
+        for (name, columns) in [("b.eight", 2), ("b.sixteen", 2), ("b.wide", 6)] {
+            let graph = host.graph(name).unwrap();
+            let Operation::Linear { layer, .. } = graph.operation() else { panic!("{graph:?}") };
+            let product = host.share_product(name).unwrap();
+            assert_eq!((product.inputs(), product.columns()), (layer.inputs, columns));
+            let share: Vec<u32> =
+                (0..ROWS * layer.inputs).map(|k| field::P - 1 - k as u32 * 1_000_003 % 4096).collect();
+            let (mut out, mut expected) = (vec![0; ROWS * columns], vec![0; ROWS * columns]);
+            product.multiply(&share, ROWS, &mut out).unwrap();
+            field::reference::multiply(layer, &field::Parts::of(layer), &share, ROWS, &mut expected).unwrap();
+            assert_eq!(out, expected, "{name}");
+        }
+        let error = host.share_product("b.norm").unwrap_err();
+        assert!(matches!(error, NnError::InvalidArgument(_)), "{error}");
+        assert!(matches!(host.share_product("b.none"), Err(NnError::NotFound(_))));
+        // A graph that is not linear has no product.
+        let norm = host.graph("b.norm").unwrap();
+        assert!(norm.product_u16(&[1], 1, &mut [0]).is_err() && norm.as_cpu().is_none());
+    }
 
     #[test]
     fn refused_names_leave_nothing_behind() {

@@ -11,7 +11,8 @@
 //!    elements, four bytes each, little-endian, as many as the header says.
 //! 2. [`ToServer::Open`] names the package, the blocks and the most rows of a call. Then [`ToServer::Multiply`] brings a share;
 //!    [`ToServer::Masked`] brings a seed, from which the server makes its share itself.
-//! 3. Frames are answered in order. A client may send several before the first answer.
+//! 3. Frames are answered in order. A client may send several before the first answer; a server reads the next one only when
+//!    the last one is answered, so a client that sends large shares ahead must read at the same time.
 
 use crate::digest::Digest;
 use crate::encoding::Document;
@@ -23,8 +24,6 @@ use std::fmt;
 pub const MAX_SHARE_HEADER: usize = 4096;
 /// Most characters of a layer's name.
 pub const MAX_LAYER_NAME: usize = 128;
-/// Most rows of a call.
-pub const MAX_SHARE_ROWS: u32 = 1 << 20;
 /// Bytes of an element.
 pub const ELEMENT_BYTES: u64 = 4;
 

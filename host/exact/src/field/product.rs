@@ -26,11 +26,11 @@ use std::sync::{Arc, OnceLock};
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 24;
-/// Fewer rows than this are not worth fetching all weights for.
+/// Fewer rows than this are not worth fetching all weights for, unless their totals would take too much memory.
 const LEAST_CHUNK_ROWS: usize = 8;
-/// Totals of a chunk: they stay in the second-level cache.
+/// Totals of a chunk, where it has more than the least rows: they stay in the second-level cache.
 const CHUNK_TOTALS: usize = 1 << 16;
-/// Most numbers that a thread keeps memory for.
+/// Most numbers that a thread keeps memory for; a chunk has more only if one row of a very wide layer does.
 const MOST_KEPT: usize = 1 << 20;
 /// Added before folding: 0 modulo p, and above every total in magnitude.
 const ABOVE: i64 = (P as i64) << 25;
@@ -138,8 +138,11 @@ impl ShareProduct {
     /// Chunk by chunk, on all threads.
     fn multiply_here(&self, shares: &[u32], rows: usize, out: &mut [u32]) -> Result<(), ProductError> {
         let threads = self.executor.threads();
-        let most = CHUNK_ROWS.min(CHUNK_TOTALS.div_ceil(2 * self.outputs)).max(LEAST_CHUNK_ROWS);
-        let chunks = rows.div_ceil(most).next_multiple_of(threads).min(rows.div_ceil(LEAST_CHUNK_ROWS)).max(1);
+        let rows_of = |totals: usize| totals / (2 * self.outputs);
+        let least = LEAST_CHUNK_ROWS.min(rows_of(MOST_KEPT));
+        let most = rows_of(CHUNK_TOTALS).clamp(least.max(1), CHUNK_ROWS);
+        let chunks = rows.div_ceil(most);
+        let chunks = chunks.next_multiple_of(threads).min(rows.div_ceil(LEAST_CHUNK_ROWS)).max(chunks);
         let bounds = |i: usize| (i * rows / chunks, (i + 1) * rows / chunks);
         let ends: Vec<usize> = (0..chunks).map(|i| bounds(i).1 * self.columns()).collect();
         let failed = OnceLock::new();

@@ -23,7 +23,7 @@ use super::reservations::Reservation;
 use super::session::{End, OPEN_WITHIN, Seat, linger};
 use super::share_layers::ShareLayers;
 use super::{Serving, random};
-use ostrakon_exact::field::{expand, expect_elements};
+use ostrakon_exact::field::{P, expand, expect_elements};
 use ostrakon_exact::ragged::ShapeError;
 use ostrakon_exact::simd::ProductError;
 use ostrakon_net::{FrameStream, NetError, Offence, Payload};
@@ -233,7 +233,9 @@ impl Call {
         let shares = match share {
             Share::Sent(payload) => {
                 let shares = elements(&payload);
-                expect_elements(&shares).map_err(|error| End::wrong(error.to_string()))?;
+                // The number itself is not said: reasons are logged.
+                expect_elements(&shares)
+                    .map_err(|_| End::wrong(format!("not all numbers of the share are below {P}")))?;
                 shares
             }
             Share::Masked { seed, of, first } => {
