@@ -1,11 +1,18 @@
 //! Times embeddings inside this process for `make bench`.
 //!
-//! `embed-peer PACKAGE THREADS [auto|cpu|openvino]` reads one JSON request a line, `{"ids": [[..], ..], "runs": n, "via":
+//! `embed-peer PACKAGE THREADS [auto|cpu|openvino|reference]` reads one JSON request a line, `{"ids": [[..], ..], "runs": n, "via":
 //! "component" | "native"}`, and answers `{"ms": [..], "embeddings": [[..], ..]}`. The clock runs from
 //! token ids in to embeddings out.
+//!
+//! `embed-peer PACKAGE THREADS private ADDR K` has K servers multiply. Masks are prepared before each run: `masks_ms`; the processor
+//! time of this process in both is `cpu_ms` and `masks_cpu_ms`; `traffic` is what went over the network in all.
 
+use nix::sys::resource::{UsageWho, getrusage};
 use ostrakon_nn::Tensor;
+use ostrakon_node::private::PrivateModel;
+use ostrakon_node::swarm::client::SwarmClient;
 use ostrakon_node::{Arithmetic, Home, Model, Native, RunOptions, TrustPolicy};
+use ostrakon_protocol::SigningKey;
 use ostrakon_tests::native::NativeBert;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -17,60 +24,135 @@ use std::time::Instant;
 struct Request {
     ids: Vec<Vec<i32>>,
     runs: usize,
+    #[serde(default)]
     via: Via,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 enum Via {
+    #[default]
     Component,
     Native,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct Response {
     ms: Vec<f64>,
+    /// Processor time, of all threads.
+    cpu_ms: Vec<f64>,
+    masks_ms: Vec<f64>,
+    masks_cpu_ms: Vec<f64>,
+    /// Prepared, sent and received bytes, and round trips.
+    traffic: Option<[u64; 4]>,
     embeddings: Vec<Vec<f32>>,
+}
+
+/// The clock and the processor's.
+struct Watch(Instant, f64);
+
+impl Watch {
+    fn start() -> Result<Self, Box<dyn Error>> {
+        Ok(Self(Instant::now(), cpu_ms()?))
+    }
+
+    fn stop(self, ms: &mut Vec<f64>, cpu: &mut Vec<f64>) -> Result<(), Box<dyn Error>> {
+        ms.push(self.0.elapsed().as_secs_f64() * 1e3);
+        cpu.push(cpu_ms()? - self.1);
+        Ok(())
+    }
+}
+
+fn cpu_ms() -> Result<f64, Box<dyn Error>> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let ms = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
+    Ok(ms(usage.user_time()) + ms(usage.system_time()))
+}
+
+fn answer(response: &Response) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, response)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+fn requests() -> impl Iterator<Item = Result<Request, Box<dyn Error>>> {
+    std::io::stdin().lock().lines().map(|line| Ok(serde_json::from_str(&line?)?))
+}
+
+fn embeddings(output: &Tensor) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
+    let width = output.dims().last().map_or(1, |&width| width as usize);
+    Ok(output.as_f32()?.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+fn private(package: &str, options: &RunOptions, address: String, servers: u32) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let client = runtime.block_on(SwarmClient::connect(&[address], SigningKey::generate()?))?;
+    let (home, handle) = (Home::from_env()?, runtime.handle().clone());
+    let mut model = PrivateModel::open(Path::new(package), &policy(), &home, options, client, handle, servers)?;
+    for request in requests() {
+        let request = request?;
+        let mut response = Response::default();
+        let rows = request.ids.iter().map(Vec::len).sum();
+        for _ in 0..request.runs {
+            let watch = Watch::start()?;
+            model.prepare(rows)?;
+            watch.stop(&mut response.masks_ms, &mut response.masks_cpu_ms)?;
+            let watch = Watch::start()?;
+            let (ids, lengths) = ragged(&request.ids)?;
+            let output = model.forward(ids, &lengths)?;
+            watch.stop(&mut response.ms, &mut response.cpu_ms)?;
+            response.embeddings = embeddings(&output)?;
+        }
+        let traffic = model.traffic();
+        response.traffic = Some([traffic.prepared, traffic.sent, traffic.received, traffic.round_trips]);
+        answer(&response)?;
+    }
+    model.close();
+    Ok(())
+}
+
+fn policy() -> TrustPolicy {
+    TrustPolicy { allow_unsigned: true, allow_unknown: true, ..TrustPolicy::default() }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let package = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?;
     let threads = args.next().ok_or("usage: embed-peer PACKAGE THREADS")?.parse()?;
+    let plugins = std::env::var_os("OSTRAKON_PLUGINS").map(Into::into);
+    let options = RunOptions { threads: Some(threads), plugins, ..RunOptions::default() };
     let arithmetic = match args.next().as_deref() {
+        Some("private") => {
+            let (address, servers) = (args.next().ok_or("whose servers?")?, args.next().ok_or("how many servers?")?);
+            return private(&package, &options, address, servers.parse()?);
+        }
         None | Some("cpu") => Arithmetic::Native(Native::Cpu),
         Some("auto") => Arithmetic::Native(Native::Auto),
         Some("openvino") => Arithmetic::Native(Native::OpenVino),
         Some("reference") => Arithmetic::Reference,
         Some(other) => return Err(format!("{other:?} is not auto, cpu, openvino or reference").into()),
     };
-    let plugins = std::env::var_os("OSTRAKON_PLUGINS").map(Into::into);
-    let options = RunOptions { threads: Some(threads), arithmetic, plugins, ..RunOptions::default() };
+    let options = RunOptions { arithmetic, ..options };
     let home = Home::from_env()?;
-    let policy = TrustPolicy { allow_unsigned: true, allow_unknown: true, ..TrustPolicy::default() };
-    let mut model = Model::load(Path::new(&package), &policy, &home, &options)?;
+    let mut model = Model::load(Path::new(&package), &policy(), &home, &options)?;
     let native = NativeBert::open(model.host(), model.manifest())?;
-    for line in std::io::stdin().lock().lines() {
-        let request: Request = serde_json::from_str(&line?)?;
-        let mut ms = Vec::with_capacity(request.runs);
-        let mut embeddings = Vec::new();
+    for request in requests() {
+        let request = request?;
+        let mut response = Response::default();
         for _ in 0..request.runs {
-            let start = Instant::now();
+            let watch = Watch::start()?;
             let (ids, lengths) = ragged(&request.ids)?;
             let output = match request.via {
                 Via::Component => model.forward(ids, &lengths)?,
                 Via::Native => native.forward(ids, &lengths)?,
             };
-            ms.push(start.elapsed().as_secs_f64() * 1e3);
+            watch.stop(&mut response.ms, &mut response.cpu_ms)?;
             // As a server does between requests.
             model.make_ready()?;
-            let width = output.dims().last().map_or(1, |&width| width as usize);
-            embeddings = output.as_f32()?.chunks(width.max(1)).map(<[f32]>::to_vec).collect();
+            response.embeddings = embeddings(&output)?;
         }
-        let mut out = std::io::stdout().lock();
-        serde_json::to_writer(&mut out, &Response { ms, embeddings })?;
-        writeln!(out)?;
-        out.flush()?;
+        answer(&response)?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ use crate::swarm::client::SwarmClient;
 use crate::swarm::known::needs;
 use choose::Choosing;
 use ostrakon_engine::World;
-use ostrakon_nn::{BackendError, ProvenBackend, SharedBackend};
+use ostrakon_nn::{BackendError, ProvenBackend, SharedBackend, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
 use servers::{Package, ShareServers};
 use shares::ComponentShares;
@@ -170,6 +170,21 @@ impl PrivateModel {
             legs: self.servers.legs(),
             notes: self.servers.notes(),
         })
+    }
+
+    /// Send a ragged batch of token ids, I32 [T] with lengths I32 [B], through all blocks.
+    ///
+    /// # Errors
+    /// As [`PrivateModel::run`].
+    pub fn forward(&mut self, ids: Tensor, lengths: &Tensor) -> Result<Tensor, NodeError> {
+        let output = self.model.forward(ids, lengths)?;
+        self.model.make_ready()?;
+        Ok(output)
+    }
+
+    /// What went over the network since it was opened.
+    pub fn traffic(&self) -> Traffic {
+        self.servers.traffic()
     }
 
     /// End all streams and close all connections.
