@@ -237,7 +237,7 @@ mod tests {
         }
         layers.insert_layer_norm("b.norm", &[1.0], &[0.0], 1e-5);
         let host = Host::new(executor, backend, Arc::new(layers));
-        for (name, columns) in [("b.eight", 2), ("b.sixteen", 2), ("b.wide", 6)] {
+        for (name, columns) in [("b.eight", 2), ("b.sixteen", 2), ("b.wide", 4)] {
             let graph = host.graph(name).unwrap();
             let Operation::Linear { layer, .. } = graph.operation() else { panic!("{graph:?}") };
             let product = host.share_product(name).unwrap();
