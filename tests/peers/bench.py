@@ -6,11 +6,12 @@ speed falls on all alike, and lets them rest between turns (worker threads spin 
 medians of the round-by-round ratios to our CPU backend. Accuracy is the least cosine with onnxruntime's f32 over real
 text. Prints tables; writes the same figures as JSON, and a chart.
 """
-import argparse, copy, json, os, platform, statistics, subprocess, sys, time
+import argparse, json, os, platform, statistics, subprocess, sys, time
 from importlib.metadata import version
 import numpy as np
 import engines
 import report
+from process import Engine
 
 REST_S = 0.25
 # Texts beside those that are timed, for accuracy.
@@ -27,34 +28,6 @@ GOALS = [  # (what, where in the report, at most)
     ("peak memory beside 2 x package + 100 MB", "memory_ratio", 1.0),
     ("run with a receipt beside run without, user CPU of the process, 8 texts of 256 tokens", "receipt_ratio", 1.02),
 ]
-
-
-class Engine:
-    """A process that answers one JSON line per request; it times itself, without the pipe."""
-
-    def __init__(self, command, via=None):
-        self.via = via
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def going(self, via):
-        """The same process another way: two processes differ by where their memory happens to lie."""
-        other = copy.copy(self)
-        other.via = via
-        return other
-
-    def run(self, ids, runs):
-        request = {"ids": ids.tolist(), "runs": runs, **({"via": self.via} if self.via else {})}
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            answer = json.loads(self.process.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError):
-            return None
-        return answer["ms"], np.array(answer["embeddings"], np.float32)
-
-    def peak_mb(self):
-        status = open(f"/proc/{self.process.pid}/status").read()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def start(a):

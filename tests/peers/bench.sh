@@ -17,5 +17,7 @@ if ! cmp -s "$here/requirements.txt" "$work/ready"; then
     cp "$here/requirements.txt" "$work/ready"
 fi
 "$work/venv/bin/python" "$here/engines.py" prepare "$work" "$model/model.safetensors" "$build/data/lee.cor" "$model/tokenizer.json"
-exec "$work/venv/bin/python" "$here/bench.py" --ostrakon "$ostrakon" --peer "$peer" --package "$package" \
+"$work/venv/bin/python" "$here/bench.py" --ostrakon "$ostrakon" --peer "$peer" --package "$package" \
     --folder "$work" --texts "$build/data/lee.cor" --tokenizer "$model/tokenizer.json" --out "$build/bench" "$@"
+exec "$work/venv/bin/python" "$here/private.py" --ostrakon "$ostrakon" --peer "$peer" --package "$package" \
+    --folder "$work" --texts "$build/data/lee.cor" --tokenizer "$model/tokenizer.json" --plugins "$OSTRAKON_PLUGINS" --out "$build/bench"
