@@ -173,6 +173,14 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", requires = "swarm", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) within: u64,
 
+    /// Run it here and have servers of the swarm only multiply shares, from which none of them learns the texts
+    #[arg(long, requires = "swarm", conflicts_with_all = ["verify", "receipt", "plan"])]
+    pub(crate) private: bool,
+
+    /// Among how many servers of different operators a text is split: all of them together could read it
+    #[arg(long, value_name = "K", requires = "private", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub(crate) servers: u32,
+
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 

@@ -1,10 +1,11 @@
 //! Similarities as a table: every text with every other.
 
 use crate::style::Style;
+use ostrakon_node::Output;
 use std::io::{self, Write};
 
 /// Most texts that fit a terminal as a square.
-pub(crate) const MOST: usize = 12;
+const MOST: usize = 12;
 /// Widest a text is shown.
 const TEXT_WIDTH: usize = 48;
 
@@ -15,8 +16,22 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
+/// Write outputs: the square of their similarities, or a line with the digest of each where there are many.
+pub(crate) fn outputs(out: &mut dyn Write, style: Style, texts: &[String], outputs: &[Output]) -> io::Result<()> {
+    if outputs.len() <= MOST {
+        let values = outputs.iter().map(|output| output.values.as_slice());
+        let rows: Vec<(&str, &[f32])> = texts.iter().map(String::as_str).zip(values).collect();
+        return write(out, style, &rows);
+    }
+    for (at, (text, output)) in texts.iter().zip(outputs).enumerate() {
+        let digest = output.digest.to_string();
+        writeln!(out, "{:>5}  {}  {}", at + 1, style.faint(digest.get(..16).unwrap_or_default()), shorten(text))?;
+    }
+    Ok(())
+}
+
 /// Write the square of similarities of `rows` (text and output).
-pub(crate) fn write(out: &mut dyn Write, style: Style, rows: &[(&str, &[f32])]) -> io::Result<()> {
+fn write(out: &mut dyn Write, style: Style, rows: &[(&str, &[f32])]) -> io::Result<()> {
     let shown: Vec<String> = rows.iter().map(|(text, _)| shorten(text)).collect();
     let width = shown.iter().map(|s| console::measure_text_width(s)).max().unwrap_or(0);
     write!(out, "{:>3}  {:width$}", "", "")?;

@@ -17,7 +17,9 @@
 
 use crate::profile::FEATURES;
 use crate::survey::Survey;
-use interface::{BLOCK, ERRORS, EXACT, GRAPH, INFERENCE, SCHEDULING, TENSOR, TENSORS, VERIFICATION, WEIGHTS};
+use interface::{
+    BLOCK, ERRORS, EXACT, FIELD, GRAPH, INFERENCE, SCHEDULING, SHARING, TENSOR, TENSORS, VERIFICATION, WEIGHTS,
+};
 use wasmparser::{Validator, WasmFeatures};
 
 /// Largest component, in bytes.
@@ -64,6 +66,8 @@ pub(crate) mod interface {
     pub(crate) const BLOCK: &str = "ostrakon:plugin/block@0.1.0";
     pub(crate) const TENSORS: &str = "ostrakon:plugin/tensors@0.1.0";
     pub(crate) const VERIFICATION: &str = "ostrakon:plugin/verification@0.1.0";
+    pub(crate) const FIELD: &str = "ostrakon:plugin/field@0.1.0";
+    pub(crate) const SHARING: &str = "ostrakon:plugin/sharing@0.1.0";
     pub(crate) const SCHEDULING: &str = "ostrakon:plugin/scheduling@0.1.0";
 }
 
@@ -80,12 +84,20 @@ pub enum World {
     Verifier,
     /// Chooses who runs what. It reaches nothing.
     Scheduler,
+    /// Splits activations among servers. It reaches the field operations.
+    SecretSharing,
 }
 
 impl World {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::ModelBlock, Self::ReferenceBlock, Self::GraphBlock, Self::Verifier, Self::Scheduler];
+    pub const ALL: [Self; 6] = [
+        Self::ModelBlock,
+        Self::ReferenceBlock,
+        Self::GraphBlock,
+        Self::Verifier,
+        Self::Scheduler,
+        Self::SecretSharing,
+    ];
 
     /// Its name in `wit/plugin.wit`.
     pub const fn name(self) -> &'static str {
@@ -95,6 +107,7 @@ impl World {
             Self::GraphBlock => "graph-block",
             Self::Verifier => "verifier",
             Self::Scheduler => "scheduler",
+            Self::SecretSharing => "secret-sharing",
         }
     }
 
@@ -105,6 +118,7 @@ impl World {
             Self::ReferenceBlock => &[WEIGHTS],
             Self::GraphBlock => &[TENSOR, ERRORS, INFERENCE, GRAPH],
             Self::Verifier | Self::Scheduler => &[],
+            Self::SecretSharing => &[TENSOR, FIELD],
         }
     }
 
@@ -116,6 +130,7 @@ impl World {
             Self::GraphBlock => &[TENSORS],
             Self::Verifier => &[VERIFICATION],
             Self::Scheduler => &[SCHEDULING],
+            Self::SecretSharing => &[SHARING],
         }
     }
 

@@ -124,6 +124,16 @@ pub(crate) fn pool(x: &Tensor) -> u64 {
     operation(elements(x).saturating_mul(LIGHT))
 }
 
+/// Elements of the field from a seed.
+pub(crate) fn expand(rows: u32, columns: u32) -> u64 {
+    operation(u64::from(rows).saturating_mul(columns.into()).saturating_mul(MEDIUM))
+}
+
+/// Both inner products of each row.
+pub(crate) fn dot(x: &Tensor) -> u64 {
+    operation(elements(x).saturating_mul(MEDIUM))
+}
+
 /// Each row divided by its length.
 pub(crate) fn normalise(x: &Tensor) -> u64 {
     operation(elements(x).saturating_mul(MEDIUM))

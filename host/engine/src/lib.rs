@@ -20,7 +20,7 @@
 //! # Threads
 //!
 //! Everything is synchronous: a call runs on the caller's thread until it ends or is stopped. A
-//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`], a [`Verifier`] or a [`Scheduler`] belongs to one thread at a time. Threads that
+//! [`Runtime`] and its [`Plugin`]s are shared; an [`Instance`], a [`Verifier`], a [`Scheduler`] or a [`Sharing`] belongs to one thread at a time. Threads that
 //! call need 2 MiB of stack, Rust's default.
 
 pub mod admission;
@@ -35,6 +35,7 @@ pub mod plugin;
 pub mod profile;
 pub mod runtime;
 pub mod scheduling;
+pub mod sharing;
 mod signature;
 mod state;
 pub mod survey;
@@ -50,6 +51,7 @@ pub use plugin::Plugin;
 pub use profile::{Compiler, DeterminismProfile};
 pub use runtime::{Runtime, RuntimeError};
 pub use scheduling::Scheduler;
+pub use sharing::Sharing;
 pub use state::{NnView, State};
 pub use survey::Survey;
 pub use verification::Verifier;

@@ -7,6 +7,7 @@ use crate::instance::Instance;
 use crate::limits::{Limiter, Limits};
 use crate::runtime::Shared;
 use crate::scheduling::{Exports, Scheduler};
+use crate::sharing::{Sharing, SharingExports};
 use crate::signature;
 use crate::state::State;
 use crate::verification::Verifier;
@@ -29,6 +30,7 @@ enum Linked {
     Block { component: InstancePre<State>, exports: Arc<BlockExports> },
     Verifier { component: InstancePre<Limiter>, verify: ComponentExportIndex },
     Scheduler { component: InstancePre<Limiter>, exports: Exports },
+    SecretSharing { component: InstancePre<State>, exports: SharingExports },
 }
 
 /// Where the functions of a block are, looked up once.
@@ -121,6 +123,15 @@ impl Plugin {
                     place: fitting.find(interface::SCHEDULING, "place")?,
                 },
             },
+            World::SecretSharing => Linked::SecretSharing {
+                component: fitting.link(&linkers.secret_sharing)?,
+                exports: SharingExports {
+                    mask: fitting.find(interface::SHARING, "mask")?,
+                    split: fitting.find(interface::SHARING, "split")?,
+                    check: fitting.find(interface::SHARING, "check")?,
+                    combine: fitting.find(interface::SHARING, "combine")?,
+                },
+            },
         };
         Ok(Self { shared, world, digest, linked })
     }
@@ -179,6 +190,21 @@ impl Plugin {
         let limits = limits.within(self.shared.limits);
         let (guest, instance) = Guest::start(&self.shared, component, Limiter::new(&limits), limits)?;
         Scheduler::new(guest, &instance, *exports)
+    }
+
+    /// A fresh instance of a component that splits activations. `host` does its arithmetic.
+    ///
+    /// `limits` as for [`Plugin::instantiate`].
+    ///
+    /// # Errors
+    /// The component is of another world; otherwise as [`Plugin::instantiate`].
+    pub fn sharing(&self, host: Arc<Host>, limits: Limits) -> Result<Sharing, CallError> {
+        let Linked::SecretSharing { component, exports } = &self.linked else {
+            return Err(self.no("a component that splits activations"));
+        };
+        let limits = limits.within(self.shared.limits);
+        let (guest, instance) = Guest::start(&self.shared, component, State::new(host, &limits), limits)?;
+        Sharing::new(guest, &instance, *exports)
     }
 
     fn no(&self, wanted: &'static str) -> CallError {

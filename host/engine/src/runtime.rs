@@ -42,6 +42,7 @@ pub(crate) struct Linkers {
     pub(crate) model_block: Linker<State>,
     pub(crate) reference_block: Linker<State>,
     pub(crate) graph_block: Linker<State>,
+    pub(crate) secret_sharing: Linker<State>,
     /// For worlds that import nothing.
     pub(crate) nothing: Linker<Limiter>,
 }
@@ -64,6 +65,7 @@ impl Runtime {
             model_block: imports::of_a_model_block(&engine).map_err(failed)?,
             reference_block: imports::of_a_reference_block(&engine).map_err(failed)?,
             graph_block: imports::of_a_graph_block(&engine).map_err(failed)?,
+            secret_sharing: imports::of_secret_sharing(&engine).map_err(failed)?,
             nothing: imports::none(&engine),
         };
         Ok(Self(Arc::new(Shared { engine, ticker, limits, profile, linkers, cache })))

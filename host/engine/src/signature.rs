@@ -77,6 +77,21 @@ const FORWARD: &str = "(borrow, own, borrow) -> \
     (result<own, variant{bad-settings(string), bad-input(string), operation(string)}>)";
 const COMPUTE_BLOCK: &str = "(borrow, list<tuple<string, own>>) -> \
     (result<list<tuple<string, own>>, variant{bad-settings(string), bad-input(string), operation(string)}>)";
+const EXPAND: &str =
+    "(list<u8>, u32, u64, u32, u32) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
+/// `sharing.failure`.
+macro_rules! sharing_failure {
+    () => {
+        "variant{bad-input(string), operation(string)}"
+    };
+}
+const MASK: &str = concat!(
+    "(list<list<u8>>, record{stream: u32, first: u64, rows: u32, columns: u32}) -> (result<own, ",
+    sharing_failure!(),
+    ">)"
+);
+const SPLIT: &str = concat!("(borrow, borrow) -> (result<own, ", sharing_failure!(), ">)");
+const CHECK: &str = concat!("(borrow, borrow, borrow, borrow) -> (result<option<u32>, ", sharing_failure!(), ">)");
 const CONSTRUCTOR: &str = "(list<u32>, enum{FP16, FP32, FP64, BF16, U8, I32, I64}, list<u8>) -> (own)";
 const CODE: &str = "(borrow) -> (enum{invalid-argument, invalid-encoding, timeout, runtime-error, \
     unsupported-operation, too-large, not-found, security, unknown})";
@@ -187,7 +202,11 @@ fn expected(function: &str) -> Option<&'static str> {
         "[method]graph-execution-context.compute" => COMPUTE,
         "alias" => "(borrow) -> (own)",
         "gelu" | "l2-normalise" => ONE,
-        "add" | "mean-pool" | "first-pool" => TWO,
+        "add" | "mean-pool" | "first-pool" | "subtract" | "dot" => TWO,
+        "expand" => EXPAND,
+        "mask" => MASK,
+        "split" | "combine" => SPLIT,
+        "check" => CHECK,
         "attention" => ATTENTION,
         "read" => READ,
         "verify" => VERIFY,

@@ -16,9 +16,10 @@ use crate::event::{Event, Events, Question};
 use crate::event_loop::{self, Listening};
 use crate::fleet::{Fleet, Offence};
 use crate::frame::FrameStream;
-use crate::streams::{FILES, SESSION, Streams};
+use crate::streams::{FILES, SESSION, SHARE, Streams};
 use libp2p::{Multiaddr, StreamProtocol};
 use libp2p_stream::Control;
+use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_protocol::wire::{Ask, FileAsk, FileReply, FromNode, Refusal, Reply, ToNode};
 use ostrakon_protocol::{Digest, Document, PublicKey, SignedStatus, encode};
 use std::fmt;
@@ -145,6 +146,14 @@ impl Client {
     /// It cannot be reached or does not take the stream.
     pub async fn session(&self, node: PublicKey) -> Result<FrameStream<FromNode, ToNode>, NetError> {
         self.open(node, &SESSION, |from, stream| Event::Session { from, stream }).await
+    }
+
+    /// Open a stream to have shares multiplied on.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not take the stream.
+    pub async fn share(&self, node: PublicKey) -> Result<FrameStream<FromServer, ToServer>, NetError> {
+        self.open(node, &SHARE, |from, stream| Event::Share { from, stream }).await
     }
 
     /// Open a stream to get files from.

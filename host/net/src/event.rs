@@ -2,6 +2,7 @@
 
 use crate::frame::FrameStream;
 use ostrakon_protocol::PublicKey;
+use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_protocol::wire::{Ask, FileAsk, FileReply, FromNode, Reply, ToNode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,6 +32,13 @@ pub enum Event {
         from: PublicKey,
         /// Its stream.
         stream: FrameStream<ToNode, FromNode>,
+    },
+    /// A peer wants shares to be multiplied here.
+    Share {
+        /// Who.
+        from: PublicKey,
+        /// Its stream.
+        stream: FrameStream<ToServer, FromServer>,
     },
     /// A peer wants files.
     Files {

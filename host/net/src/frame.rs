@@ -135,22 +135,23 @@ impl<In: Document, Out: Document> FrameStream<In, Out> {
     async fn following(&mut self, bytes: u64, limit: u64) -> Result<Payload, NetError> {
         let too_large = NetError::TooLarge { what: "what follows a frame's header", bytes, limit };
         let Some(length) = usize::try_from(bytes).ok().filter(|_| bytes <= limit) else { return Err(too_large) };
-        let mut all = BytesMut::with_capacity(length.min(STEP));
+        let (mut all, mut come) = (BytesMut::new(), 0);
         let mut pace = Pace::begin();
-        while all.len() < length {
-            // Memory grows with what has come, twofold at most.
-            if all.capacity() == all.len() {
-                all.reserve((length - all.len()).min(all.len().max(STEP)));
+        while come < length {
+            // Memory grows with what has come, twofold at most, and is zeroed once: a pipe would zero all that it could fill
+            // at each read.
+            if all.len() == come {
+                all.resize(length.min(come.saturating_mul(2).max(STEP)), 0);
             }
-            let rest = length - all.len();
-            let mut part = (&mut *self.pipe).take(rest as u64);
-            let count = match timeout_at(pace.deadline(), part.read_buf(&mut all)).await {
+            let rest = all.get_mut(come..).unwrap_or_default();
+            let count = match timeout_at(pace.deadline(), self.pipe.read(rest)).await {
                 Ok(read) => read.map_err(|e| ended(&e))?,
                 Err(_) => return Err(NetError::TooSlow),
             };
             if count == 0 {
-                return Err(NetError::Closed(format!("after {} of {length} bytes", all.len())));
+                return Err(NetError::Closed(format!("after {come} of {length} bytes")));
             }
+            come += count;
             pace.moved(count);
         }
         Ok(all.freeze())
@@ -171,8 +172,10 @@ impl<In: Document, Out: Document> FrameStream<In, Out> {
         // A short payload goes out with its header.
         let (joined, rest) = if payload.len() <= STEP { (payload, &[][..]) } else { (&[][..], payload) };
         first.extend_from_slice(joined);
-        self.write(&first).await?;
-        self.write(rest).await
+        let mut pace = Pace::begin();
+        self.put(&first, &mut pace).await?;
+        self.put(rest, &mut pace).await?;
+        self.flush(&pace).await
     }
 
     /// Say that nothing follows.
@@ -213,6 +216,11 @@ impl<In, Out> FrameStream<In, Out> {
     /// The connection ended, or the peer takes nothing for too long.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), NetError> {
         let mut pace = Pace::begin();
+        self.put(bytes, &mut pace).await?;
+        self.flush(&pace).await
+    }
+
+    async fn put(&mut self, bytes: &[u8], pace: &mut Pace) -> Result<(), NetError> {
         for part in bytes.chunks(STEP) {
             match timeout_at(pace.deadline(), self.pipe.write_all(part)).await {
                 Ok(done) => done.map_err(|e| ended(&e))?,
@@ -220,6 +228,10 @@ impl<In, Out> FrameStream<In, Out> {
             }
             pace.moved(part.len());
         }
+        Ok(())
+    }
+
+    async fn flush(&mut self, pace: &Pace) -> Result<(), NetError> {
         match timeout_at(pace.deadline(), self.pipe.flush()).await {
             Ok(done) => done.map_err(|e| ended(&e)),
             Err(_) => Err(NetError::TooSlow),

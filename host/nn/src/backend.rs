@@ -47,6 +47,7 @@ mod measure;
 #[cfg(feature = "openvino")]
 pub mod openvino;
 pub mod record;
+pub mod shared;
 
 use crate::{CpuBackend, NnError};
 use ostrakon_exact::Linear;
@@ -115,6 +116,11 @@ impl ProvenBackend {
         Ok(Self(Arc::new(backend)))
     }
 
+    /// For a host without layers: it prepares nothing, so it has nothing to prove.
+    pub(crate) fn none() -> Self {
+        Self(Arc::new(NoBackend))
+    }
+
     /// The backend called `name`, for layers that `executor` will run. `openvino` is where `make setup` puts
     /// releases of OpenVINO.
     ///
@@ -161,6 +167,19 @@ impl ProvenBackend {
 impl fmt::Debug for ProvenBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ProvenBackend({})", self.name())
+    }
+}
+
+/// Computes no products.
+struct NoBackend;
+
+impl Backend for NoBackend {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn prepare(&self, name: &str, _: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
+        Err(NnError::Runtime(format!("this host computes no products, so none of layer `{name}`")))
     }
 }
 

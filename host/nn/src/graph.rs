@@ -13,7 +13,7 @@
 
 use crate::float::{FloatGraph, Port, RawGraph};
 use crate::{Charge, Meter, NnError, Quotas, RawLayer, Resource};
-use ostrakon_exact::simd::Product;
+use ostrakon_exact::simd::{CpuProduct, Product, ProductError};
 use ostrakon_exact::{Activation, Embedding, LayerNorm, Linear};
 use std::collections::HashMap;
 use std::fmt;
@@ -126,6 +126,28 @@ impl Graph {
 
     pub(crate) fn operation(&self) -> &Operation {
         &self.0.operation
+    }
+
+    fn product(&self) -> Result<&dyn Product, ProductError> {
+        match self.operation() {
+            Operation::Linear { product, .. } => Ok(product.as_ref()),
+            _ => Err(ProductError::Unavailable(format!("layer `{}` is not linear", self.name()))),
+        }
+    }
+}
+
+/// The product of a linear layer, for whoever multiplies something else than codes of activations. Other graphs have none.
+impl Product for Graph {
+    fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
+        self.product()?.product_u8(codes, rows, totals)
+    }
+
+    fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
+        self.product()?.product_u16(codes, rows, totals)
+    }
+
+    fn as_cpu(&self) -> Option<&CpuProduct> {
+        self.product().ok()?.as_cpu()
     }
 }
 

@@ -5,8 +5,11 @@ use crate::graph::{Graphs, Operation, Raw};
 use crate::layers::check_name;
 use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
-use crate::{Graph, GraphLimits, LayerSource, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor};
+use crate::{
+    Graph, GraphLimits, LayerSource, MemoryLayers, Meter, NnError, ProvenBackend, Quotas, RawLayer, Resource, Tensor,
+};
 use ostrakon_exact::Layer;
+use ostrakon_exact::field::ShareProduct;
 use ostrakon_exact::simd::Executor;
 use std::fmt;
 use std::path::PathBuf;
@@ -51,6 +54,12 @@ impl Host {
             spares: Arc::default(),
             observer: None,
         }
+    }
+
+    /// A host without layers: for components that only do arithmetic on tensors. Nothing is proved and nothing is
+    /// prepared.
+    pub fn without_layers(executor: Arc<Executor>) -> Self {
+        Self::new(executor, ProvenBackend::none(), Arc::new(MemoryLayers::new()))
     }
 
     /// The same host, which looks for OpenVINO in the directory in which `make setup` puts releases too. It does so
@@ -133,6 +142,22 @@ impl Host {
             Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
             Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
         }
+    }
+
+    /// The server's side of the linear layer called `name`, for products of secret shares, over the backend. Where the layer
+    /// has one part, which is nearly always, it shares the weights that the backend has packed; otherwise each part is
+    /// packed once more.
+    ///
+    /// # Errors
+    /// As [`Host::graph`]; a layer that is not linear.
+    pub fn share_product(&self, name: &str) -> Result<ShareProduct, NnError> {
+        let graph = self.graph(name)?;
+        let Operation::Linear { layer, .. } = graph.operation() else {
+            return Err(NnError::InvalidArgument(format!("layer `{name}` is not linear: it has no product")));
+        };
+        ShareProduct::new(Arc::clone(&self.executor), layer, |part| {
+            if Arc::ptr_eq(part, layer) { Ok(Box::new(graph.clone())) } else { self.backend.prepare(name, part) }
+        })
     }
 
     fn open(&self, name: &str, raw: &RawGraph) -> Result<Operation, NnError> {

@@ -20,7 +20,8 @@
 //!    audit, [`Auditor`] takes them from such a record and checks them.
 //! 6. [`float`]: whole graphs in floating point, which OpenVINO runs; not exact.
 //! 7. [`host`] and [`operations`]: load by name, compute, and the exact operations.
-//! 8. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
+//! 8. [`field`]: arithmetic modulo a prime, for components that split activations among servers.
+//! 9. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
 //!
 //! # Threads
 //!
@@ -37,6 +38,7 @@
 
 pub mod backend;
 pub mod error;
+pub mod field;
 pub mod float;
 pub mod graph;
 pub mod host;
@@ -53,6 +55,7 @@ pub mod tensor;
 pub use backend::audit::{Auditor, CheckedProduct, Finished, LayerVectors, WrongElement};
 pub use backend::cpu::CpuBackend;
 pub use backend::record::Recorder;
+pub use backend::shared::{Masked, Servers, SharedBackend, SharedError, SharedLayer, Shares, Wrong};
 pub use backend::{Backend, BackendError, ProvenBackend};
 pub use error::NnError;
 pub use float::{Encoding, GraphFiles, Port, RawGraph};

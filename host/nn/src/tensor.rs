@@ -146,6 +146,24 @@ impl Tensor {
         Ok(Self::made(dims, TensorType::I32, Data::I32(values), None))
     }
 
+    /// An I32 result that `compute` writes into zeros: charged first, then allocated.
+    ///
+    /// # Errors
+    /// As [`byte_size`], [`NnError::TooLarge`] when the caller's quota does not leave the bytes, and those of `compute`.
+    pub(crate) fn computed_i32(
+        meter: &Meter,
+        dims: Vec<u32>,
+        compute: impl FnOnce(&mut [i32]) -> Result<(), NnError>,
+    ) -> Result<Self, NnError> {
+        let size = byte_size(&dims, TensorType::I32)?;
+        let charge = meter.charge(Resource::Bytes, size)?;
+        let elements = usize::try_from(size / 4).map_err(|_| out_of_memory(size))?;
+        let mut values = reserve(elements)?;
+        values.resize(elements, 0);
+        compute(&mut values)?;
+        Ok(Self::made(dims, TensorType::I32, Data::I32(values), Some(charge)))
+    }
+
     fn made(dims: Vec<u32>, ty: TensorType, data: Data, charge: Option<Charge>) -> Self {
         Self { body: Arc::new(Body { dims, ty, data, spares: None }), charge: charge.map(Arc::new) }
     }

@@ -14,7 +14,8 @@
 //!    [`trace`] and [`dispute`] settle which of two receipts is wrong, and where.
 //!    [`float`] runs packages of the float tier: tensors in, tensors out ([`npy`], [`values`], [`pack_float`]);
 //!    [`float_receipt`] compares such runs.
-//! 5. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
+//! 5. [`swarm`] has others run it; [`private`] runs it here, with the products of linear layers on servers that learn nothing.
+//! 6. [`inspect`], [`inspect_receipt`], [`doctor`], [`trust`] and [`store`] say what is there.
 //!
 //! Everything here is synchronous and computes on its caller's thread and on the executor's; call it
 //! from a thread meant for computing.
@@ -38,6 +39,7 @@ pub mod options;
 pub mod pack;
 pub mod pack_float;
 pub mod plugins;
+pub mod private;
 mod private_file;
 pub mod progress;
 pub mod receipt;

@@ -15,6 +15,8 @@ pub const EXACT_REFERENCE: &str = "exact-reference";
 pub const VERIFIER: &str = "verifier";
 /// The component that chooses who runs what.
 pub const SCHEDULER: &str = "scheduler";
+/// The component that splits activations among servers.
+pub const SECRET_SHARING: &str = "secret-sharing";
 
 /// Largest component that is read.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;

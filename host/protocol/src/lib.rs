@@ -18,7 +18,8 @@
 //!    led to the first operation that differs; [`trace_file`]: the operands beside the digests.
 //! 6. [`quorum`]: commit, then reveal, so that nobody votes by copying.
 //! 7. [`status`], [`plan`] and [`vrf`]: what nodes say of themselves, who was chosen, and that lots were drawn
-//!    fairly. [`job`] and [`wire`]: what clients and nodes send to each other.
+//!    fairly. [`job`] and [`wire`]: what clients and nodes send to each other;
+//!    [`share`]: the same where a client shows nobody its text.
 
 pub mod digest;
 pub mod dispute;
@@ -31,6 +32,7 @@ pub mod plan;
 pub mod quorum;
 pub mod receipt;
 pub mod request;
+pub mod share;
 pub mod status;
 pub mod trace;
 pub mod trace_file;

@@ -4,6 +4,8 @@
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 use ostrakon_protocol::dispute::{Answered, Dispute, Disputed, Finding, SignedDispute};
+use ostrakon_protocol::share::{FromServer, ToServer};
+use ostrakon_protocol::wire::Refusal;
 use ostrakon_protocol::{
     Batch, BlockContent, DecodeError, Digest, Document, Leg, Operation, PayloadError, Place, PublicKey, Receipt,
     Request, SignedReceipt, SignedTrace, SigningKey, Step, StoredTensor, Trace, TraceFile, Transcript, decode, encode,
@@ -74,6 +76,8 @@ fn feed(bytes: &[u8]) {
     document::<SignedDispute>(bytes);
     document::<Transcript>(bytes);
     document::<TraceFile>(bytes);
+    document::<ToServer>(bytes);
+    document::<FromServer>(bytes);
     let (result, held) = peak(|| Transcript::read(bytes));
     little("transcript", held, bytes.len());
     match result {
@@ -181,6 +185,20 @@ fn trace_file() -> Vec<u8> {
     [file.head(), vec![7; 13]].concat()
 }
 
+fn share(which: u8) -> ToServer {
+    let layer = "blocks.0.up".to_owned();
+    match which {
+        0 => ToServer::Open { package: digest(1), from: 0, to: 6, rows: 128 },
+        1 => ToServer::Multiply { call: 1, layer, rows: 128, bytes: 196_608 },
+        _ => ToServer::Masked { call: 2, layer, stream: 3, seed: [5; 32], first: u64::MAX, rows: 128 },
+    }
+}
+
+/// Whether these bytes have the length of a document in front.
+fn is_framed(which: usize) -> bool {
+    which == 5 || which == 6
+}
+
 /// Bytes that each decoder accepts, to start from.
 fn good() -> Vec<Vec<u8>> {
     let bare = SignedReceipt { request: None, ..receipt() };
@@ -193,6 +211,11 @@ fn good() -> Vec<Vec<u8>> {
         encode(&full),
         transcript(),
         trace_file(),
+        encode(&share(0)),
+        encode(&share(1)),
+        encode(&share(2)),
+        encode(&FromServer::Product { call: 9, bytes: 1 << 20, took: 77 }),
+        encode(&FromServer::Failed { call: 9, why: Refusal::Busy, reason: "later".to_owned() }),
     ];
     assert_eq!(decode(&good[0]), Ok(receipt()));
     assert_eq!(decode(&good[1]), Ok(bare));
@@ -201,6 +224,7 @@ fn good() -> Vec<Vec<u8>> {
     assert_eq!(decode(&good[4]), Ok(full));
     assert_eq!(Transcript::read(&good[5]).unwrap().1.len(), 2);
     assert_eq!(TraceFile::read(&good[6]).unwrap().1.len(), 3);
+    assert!((0..3).all(|n| decode(&good[7 + usize::from(n)]) == Ok(share(n))));
     good
 }
 
@@ -319,9 +343,9 @@ proptest! {
 
     /// Past kind and version, so that the content is reached.
     #[test]
-    fn any_content(which in 0..7usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_content(which in 0..12usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let good = good();
-        let frame = if which >= 5 { 8 } else { 0 };
+        let frame = if is_framed(which) { 8 } else { 0 };
         // The array, the text of its kind, the version.
         let kind = usize::from(good[which][frame + 1] & 0x1f);
         let document = [&good[which][frame..frame + kind + 3], &bytes].concat();
@@ -341,7 +365,7 @@ fn changed_files() {
             changes.iter().for_each(|c| apply(&mut bytes, c));
             feed(&bytes);
             // With the length that fits, or every longer document would be cut off.
-            if which >= 5 {
+            if is_framed(which) {
                 let document = bytes.get(8..).unwrap_or_default();
                 feed(&framed(document));
             }
@@ -375,6 +399,8 @@ fn every_single_bit_counts() {
             let whole = match which {
                 5 => Transcript::read(&good[..length]).is_ok(),
                 6 => TraceFile::read(&good[..length]).is_ok(),
+                7..=9 => decode::<ToServer>(&good[..length]).is_ok(),
+                10.. => decode::<FromServer>(&good[..length]).is_ok(),
                 _ => decode::<SignedReceipt>(&good[..length]).is_ok(),
             };
             assert!(!whole, "{which}, cut to {length}");
@@ -406,7 +432,7 @@ fn repetitive_bytes_that_hurt_decoders() {
         let many = piece.repeat((256 << 10) / piece.len());
         feed(&many);
         for (which, good) in good.iter().enumerate() {
-            let frame = if which >= 5 { 8 } else { 0 };
+            let frame = if is_framed(which) { 8 } else { 0 };
             let kind = usize::from(good[frame + 1] & 0x1f);
             let start = &good[frame..frame + kind + 3];
             for document in [[start, &many].concat(), [start, &[0x9a, 0, 4, 0, 0], &many].concat()] {
@@ -471,6 +497,11 @@ fn the_encoding_does_not_drift() {
         "3206524c48bc9013",
         "966f7f6f1a4de40f",
         "7e24cb880ffb615d",
+        "d332cfcd4c3443bd",
+        "ab49d0d1b03cd566",
+        "72cb721a77b623fc",
+        "392dcae50568b8de",
+        "3983d2c1383f5f81",
     ];
     assert_eq!(golden.collect::<Vec<_>>(), known);
 }

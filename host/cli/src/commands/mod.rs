@@ -13,6 +13,7 @@ mod pack;
 mod plugin;
 mod rerun;
 mod run;
+mod run_private;
 pub(crate) mod run_swarm;
 mod run_tensors;
 mod status;

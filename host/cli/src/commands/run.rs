@@ -1,7 +1,7 @@
 //! `ostrakon run`.
 
 use super::answer::{Document, ms};
-use super::{grouped, home, policy, run_swarm, run_tensors, write_json};
+use super::{grouped, home, policy, run_private, run_swarm, run_tensors, write_json};
 use crate::args::{BackendArg, EngineArg, RunArgs};
 use crate::input::{self, Input};
 use crate::problem::Problem;
@@ -18,6 +18,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
+    if args.private {
+        return run_private::run(args, json, start);
+    }
     if !args.swarm.is_empty() {
         return run_swarm::run(args, json, start);
     }
@@ -136,23 +139,14 @@ impl Times {
 fn show(model: &Model, input: &Input, answer: &Answer, times: &Times, receipt: Option<&Path>) -> Result<(), Problem> {
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let rows: Vec<(&str, &[f32])> =
-        input.texts.iter().map(String::as_str).zip(answer.outputs.iter().map(|o| o.values.as_slice())).collect();
-    match rows.as_slice() {
-        [(text, values)] => {
-            let tokens = answer.outputs.first().map_or(0, |o| o.tokens);
-            writeln!(out, "{}  {}", table::shorten(text), style.faint(&format!("{tokens} tokens")))?;
+    match (input.texts.as_slice(), answer.outputs.as_slice()) {
+        ([text], [output]) => {
+            let values = &output.values;
+            writeln!(out, "{}  {}", table::shorten(text), style.faint(&format!("{} tokens", output.tokens)))?;
             let first: Vec<String> = values.iter().take(6).map(|v| format!("{v:.6}")).collect();
             writeln!(out, "[{}, … {} numbers]", first.join(", "), values.len())?;
         }
-        rows if rows.len() <= table::MOST => table::write(&mut out, style, rows)?,
-        rows => {
-            for (at, ((text, _), output)) in rows.iter().zip(&answer.outputs).enumerate() {
-                let digest = output.digest.to_string();
-                let digest = style.faint(digest.get(..16).unwrap_or_default());
-                writeln!(out, "{:>5}  {digest}  {}", at + 1, table::shorten(text))?;
-            }
-        }
+        _ => table::outputs(&mut out, style, &input.texts, &answer.outputs)?,
     }
     let entry = |name: &str| style.faint(&format!("{name:<8}"));
     writeln!(out)?;

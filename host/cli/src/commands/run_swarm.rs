@@ -172,17 +172,7 @@ fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem>
     let Outcome { answer, fleet, package, job, took } = outcome;
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let rows: Vec<(&str, &[f32])> =
-        input.texts.iter().map(String::as_str).zip(answer.outputs.iter().map(|o| o.values.as_slice())).collect();
-    if rows.len() <= table::MOST {
-        table::write(&mut out, style, &rows)?;
-    } else {
-        for (at, ((text, _), output)) in rows.iter().zip(&answer.outputs).enumerate() {
-            let digest = output.digest.to_string();
-            let digest = style.faint(digest.get(..16).unwrap_or_default());
-            writeln!(out, "{:>5}  {digest}  {}", at + 1, table::shorten(text))?;
-        }
-    }
+    table::outputs(&mut out, style, &input.texts, &answer.outputs)?;
     let names = operators(fleet);
     for (at, plan) in answer.plans.iter().enumerate() {
         let title = if at + 1 == answer.plans.len() { "plan" } else { "plan that was given up" };

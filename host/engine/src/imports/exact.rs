@@ -10,16 +10,16 @@ use wasmtime::{Result, StoreContextMut};
 /// `exact.refusal`.
 #[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(variant)]
-enum Refusal {
+pub(super) enum Refusal {
     #[component(name = "invalid-argument")]
     InvalidArgument(String),
     #[component(name = "too-large")]
     TooLarge(String),
 }
 
-type Store<'a> = StoreContextMut<'a, State>;
-type Handle = Resource<TensorEntry>;
-type Answer = (std::result::Result<Handle, Refusal>,);
+pub(super) type Store<'a> = StoreContextMut<'a, State>;
+pub(super) type Handle = Resource<TensorEntry>;
+pub(super) type Answer = (std::result::Result<Handle, Refusal>,);
 
 pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
     let mut interface = linker.instance(EXACT)?;
@@ -63,7 +63,7 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
     })
 }
 
-fn answer(
+pub(super) fn answer(
     store: &mut Store<'_>,
     compute: impl FnOnce(&State) -> std::result::Result<Tensor, NnError>,
 ) -> Result<Answer> {

@@ -7,6 +7,7 @@
 //! the right type, and the state's table finds what it stands for.
 
 pub(crate) mod exact;
+pub(crate) mod field;
 pub(crate) mod wasi_nn;
 pub(crate) mod weights;
 
@@ -30,6 +31,13 @@ pub(crate) fn of_a_graph_block(engine: &Engine) -> wasmtime::Result<Linker<State
 pub(crate) fn of_a_reference_block(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     weights::link(&mut linker)?;
+    Ok(linker)
+}
+
+pub(crate) fn of_secret_sharing(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasi_nn::link(&mut linker)?;
+    field::link(&mut linker)?;
     Ok(linker)
 }
 

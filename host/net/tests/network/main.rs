@@ -7,5 +7,6 @@ mod flooding;
 mod lying;
 mod nodes;
 mod raw;
+mod speed;
 mod spreading;
 mod talking;

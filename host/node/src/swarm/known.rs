@@ -149,7 +149,8 @@ pub(crate) fn reference_profile(profile: &Digest, reference: &[u8]) -> Digest {
     Digest::of(Context::REFERENCE_PROFILE, &parts)
 }
 
-fn needs(package: &Package) -> Vec<BlockNeeds> {
+/// What each block of a package needs, in order.
+pub(crate) fn needs(package: &Package) -> Vec<BlockNeeds> {
     // A block that changes no width passes on rows of the width before it.
     let mut row_bytes = 4;
     let mut needs = Vec::new();

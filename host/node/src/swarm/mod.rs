@@ -9,7 +9,7 @@ pub mod answer;
 pub mod check;
 pub mod choose;
 pub mod client;
-mod clock;
+pub(crate) mod clock;
 pub mod coordinator;
 pub mod database;
 pub mod execute;

@@ -7,8 +7,9 @@
 //!    writes that down ([`kept`]); [`Serving::commit`] keeps it, [`Serving::abort`] and the clock end it.
 //! 3. *Session*: on a stream of the same peer, forward calls come one after the other ([`session`]). Each is a [`leg`]:
 //!    the blocks run in order, this node signs what went in and out of each.
-//! 4. *Audit*: [`Serving::audit`] replays a receipt and signs what it found ([`auditing`]).
-//! 5. [`Serving::served`], [`Serving::load`], [`Serving::hardware`] are what the node says of itself; [`metrics`] counts.
+//! 4. *Shares*: on a stream of its own, products of linear layers for a client that shows nobody its text ([`share`]).
+//! 5. *Audit*: [`Serving::audit`] replays a receipt and signs what it found ([`auditing`]).
+//! 6. [`Serving::served`], [`Serving::load`], [`Serving::hardware`] are what the node says of itself; [`metrics`] counts.
 //!
 //! Everything that peers send is compared with bounds before it is read or computed. What goes wrong for one session ends
 //! that session.
@@ -22,6 +23,8 @@ pub mod packages;
 mod refusal;
 mod reservations;
 mod session;
+mod share;
+mod share_layers;
 
 pub use leg::{Border, LegRun, Rows};
 pub use metrics::Metrics;
@@ -175,15 +178,10 @@ impl Serving {
         if self.is_draining() {
             return Err(Refused::new(Refusal::Busy, "this node takes nothing new: it will leave"));
         }
-        let reservation = self.reservation(from, ask)?;
+        let reservation = self.reservation(from, ask.clone())?;
         let session = random().map_err(|reason| Refused::new(Refusal::Fault, reason))?;
-        let kept = Kept {
-            session,
-            owner: from,
-            ask: reservation.ask.clone(),
-            committed: false,
-            until: now().saturating_add(millis(reservation.hold)),
-        };
+        let kept =
+            Kept { session, owner: from, ask, committed: false, until: now().saturating_add(millis(reservation.hold)) };
         self.expired_book().reserve(session, reservation)?;
         if let Err(refused) = self.write_down(kept).await {
             self.book().end(&session);

@@ -9,7 +9,9 @@
 //! 3. A package has one [`Model`], which is lent to one leg after the other in the order in which they came: a leg uses
 //!    all threads anyway. Computing is done on threads for that, never where messages are handled.
 
+use super::in_thread;
 use super::leg::{Border, LegRun};
+use super::share_layers::ShareLayers;
 use crate::error::NodeError;
 use crate::load::Model;
 use crate::options::RunOptions;
@@ -102,6 +104,8 @@ pub struct Hosted {
     /// Most tokens of a text.
     pub max_tokens: u32,
     model: Arc<Queue<Model>>,
+    /// The linear layers of the blocks that are served.
+    pub(super) share_layers: Arc<ShareLayers>,
     speed: Mutex<Speed>,
 }
 
@@ -147,6 +151,7 @@ impl Hosted {
             model.forget_layers();
         }
         model.make_blocks_ready(blocks.clone())?;
+        let share_layers = Arc::new(ShareLayers::of(&model, &blocks)?);
         Ok(Self {
             setting: setting.clone(),
             directory,
@@ -158,6 +163,7 @@ impl Hosted {
             backend: model.backend(),
             max_tokens: model.manifest().max_tokens.unwrap_or_default(),
             model: Arc::new(Queue::new(model)),
+            share_layers,
             speed: Mutex::default(),
         })
     }
@@ -211,6 +217,23 @@ impl Hosted {
             let _ = model.make_blocks_ready(hosted.blocks.clone());
         });
         result.await.unwrap_or(Err(NoLeg::Panicked))
+    }
+
+    /// Do something else that uses all threads, as soon as it is its turn.
+    ///
+    /// # Errors
+    /// The thread that did it ended in the middle.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let turn = Arc::clone(&self.model).lock_owned().await;
+        in_thread(move || {
+            let done = work();
+            drop(turn);
+            done
+        })
+        .await
     }
 
     /// What the node says of it.

@@ -36,8 +36,8 @@ enum Stage {
 /// Something that is reserved.
 pub(super) struct Reservation {
     pub(super) owner: PublicKey,
-    pub(super) ask: Prepare,
-    pub(super) hosted: Arc<Hosted>,
+    /// What was asked for, and what does it. None where a stream of shares holds its place: nobody prepared that.
+    leg: Option<(Prepare, Arc<Hosted>)>,
     /// For how long it is kept without being used.
     pub(super) hold: Duration,
     /// Bytes that it may take.
@@ -51,7 +51,14 @@ pub(super) struct Reservation {
 impl Reservation {
     pub(super) fn new(owner: PublicKey, ask: Prepare, hosted: Arc<Hosted>, hold: Duration, bytes: u64) -> Self {
         let abort = CancellationToken::new();
-        Self { owner, ask, hosted, hold, bytes, abort, stage: Stage::Prepared, until: Instant::now() + hold }
+        let leg = Some((ask, hosted));
+        Self { owner, leg, hold, bytes, abort, stage: Stage::Prepared, until: Instant::now() + hold }
+    }
+
+    /// The place of a stream of shares, which is open at once.
+    pub(super) fn of_shares(owner: PublicKey, bytes: u64) -> Self {
+        let abort = CancellationToken::new();
+        Self { owner, leg: None, hold: Duration::ZERO, bytes, abort, stage: Stage::Open, until: Instant::now() }
     }
 
     /// As it was before a restart, until then.
@@ -129,7 +136,8 @@ impl Book {
 
     /// What is written down of it.
     pub(super) fn kept(&self, session: &Digest) -> Option<(Prepare, Duration)> {
-        self.reservations.get(session).map(|there| (there.ask.clone(), there.hold))
+        let there = self.reservations.get(session)?;
+        there.leg.as_ref().map(|(ask, _)| (ask.clone(), there.hold))
     }
 
     /// Forget it and stop what is done for it. What is not there is forgotten already.
@@ -146,12 +154,12 @@ impl Book {
     pub(super) fn open(&mut self, from: &PublicKey, session: &Digest) -> Result<Opened, Refused> {
         let there = self.own(from, session)?;
         let bad = |reason| Err(Refused::new(Refusal::Bad, reason));
-        match there.stage {
-            Stage::Prepared => bad("the reservation is not committed"),
-            Stage::Open => bad("the session has a stream already"),
-            Stage::Committed => {
+        match (there.stage, &there.leg) {
+            (Stage::Prepared, _) => bad("the reservation is not committed"),
+            (Stage::Open, _) | (_, None) => bad("the session has a stream already"),
+            (Stage::Committed, Some((ask, hosted))) => {
                 there.stage = Stage::Open;
-                let Reservation { ask, hosted, hold, abort, .. } = there;
+                let Reservation { hold, abort, .. } = &*there;
                 Ok(Opened {
                     session: *session,
                     ask: ask.clone(),

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// Most time until a stream says which session it is for.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// For how long a peer that was refused something is let finish what it sends, so that it comes to hear why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -35,8 +35,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The stream of a session, as this node sees it.
 pub(super) type Stream = FrameStream<ToNode, FromNode>;
 
-/// Why a session is over.
-enum End {
+/// Why a stream is over.
+pub(super) enum End {
     /// The peer said so or went away.
     Closed,
     /// The peer is told why.
@@ -47,7 +47,7 @@ enum End {
 
 impl End {
     /// The peer did something that no peer of ours does.
-    fn wrong(reason: impl Into<String>) -> Self {
+    pub(super) fn wrong(reason: impl Into<String>) -> Self {
         Self::Refused(Refused::bad(reason), Some(Offence::Malformed))
     }
 }
@@ -70,9 +70,9 @@ impl From<Refused> for End {
 }
 
 /// The slot is free when this is dropped.
-struct Seat<'a> {
-    serving: &'a Serving,
-    session: Digest,
+pub(super) struct Seat<'a> {
+    pub(super) serving: &'a Serving,
+    pub(super) session: Digest,
 }
 
 impl Drop for Seat<'_> {
@@ -269,7 +269,7 @@ fn kept(kept: &mut VecDeque<Sealed>, call: u32) -> Result<&mut Sealed, End> {
 }
 
 /// Throw away what still comes.
-async fn linger(stream: &mut Stream) {
+pub(super) async fn linger<In, Out>(stream: &mut FrameStream<In, Out>) {
     let mut unwanted = vec![0; 64 << 10];
     let rest = async { while let Ok(1..) = stream.read(&mut unwanted).await {} };
     let _ = tokio::time::timeout(LINGER, rest).await;

@@ -1,0 +1,122 @@
+//! `ostrakon run --private`.
+
+use super::answer::ms;
+use super::run_swarm::short;
+use super::{home, plain, policy, run_tensors, size, write_json};
+use crate::args::RunArgs;
+use crate::input::{self, Input};
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::runtime::runtime;
+use crate::style::Style;
+use crate::table;
+use ostrakon_node::private::{LegServers, PrivateAnswer, PrivateModel};
+use ostrakon_node::swarm::client::SwarmClient;
+use ostrakon_node::{NodeError, store};
+use ostrakon_protocol::SigningKey;
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// What was done, for showing.
+struct Outcome {
+    answer: PrivateAnswer,
+    package: String,
+    /// Masks that were prepared before the run began.
+    ahead: Duration,
+    took: Duration,
+}
+
+pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
+    run_tensors::expect_none(&args)?;
+    let home = home()?;
+    let directory = store::locate(&home, &args.package).map_err(|error| {
+        Problem::from(error).hint(
+            "a private run needs the package on this machine: get it with `ostrakon fetch`; only products are computed elsewhere",
+        )
+    })?;
+    let (options, policy) = (super::run::options(&args)?, policy(&home, &args.trust)?);
+    let input = input::gather(std::mem::take(&mut args.text), args.input.as_deref())?;
+    let most = args.batch.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let runtime = runtime()?;
+    // A key for this run only: nobody need know who asks.
+    let key = SigningKey::generate().map_err(|e| Problem::failed(format!("there is no randomness for a key: {e}")))?;
+    let client = runtime.block_on(SwarmClient::connect(&args.swarm, key))?;
+    let progress = Progress::new(json);
+    let watch = |event| progress.show(event);
+    let work = || {
+        let handle = runtime.handle().clone();
+        let mut model = PrivateModel::open(&directory, &policy, &home, &options, client, handle, args.servers)?;
+        let ahead = model.prepare(model.rows(&input.texts)?)?;
+        let answer = model.run(&input.texts, most, &watch);
+        let package = model.model().digest().to_string();
+        model.close();
+        Ok::<_, NodeError>(Outcome { answer: answer?, package, ahead, took: start.elapsed() })
+    };
+    let outcome = work();
+    progress.finish();
+    let outcome = outcome?;
+    if json { write_json(&document(&input, &outcome)) } else { show(&input, &outcome) }
+}
+
+fn names(leg: &LegServers) -> String {
+    leg.servers.iter().map(short).collect::<Vec<_>>().join(", ")
+}
+
+fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
+    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
+        outcome;
+    let style = Style::of_stdout();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    table::outputs(&mut out, style, &input.texts, &answer.outputs)?;
+    writeln!(out, "\n{}", style.strong("servers"))?;
+    for leg in legs {
+        writeln!(out, "  blocks {:<9} {}", format!("{}-{}", leg.from, leg.to.saturating_sub(1)), names(leg))?;
+    }
+    let entry = |name: &str| style.faint(&format!("{name:<8}"));
+    writeln!(out)?;
+    writeln!(out, "{} {}", entry("digest"), style.strong(&answer.digest.to_string()))?;
+    writeln!(out, "{} {package}", entry("package"))?;
+    for note in notes {
+        writeln!(out, "{} replaced: {}", entry("note"), plain(note))?;
+    }
+    let bytes = format!(
+        "{} masks ahead; {} sent and {} received in {} round trips",
+        size(traffic.prepared),
+        size(traffic.sent),
+        size(traffic.received),
+        traffic.round_trips
+    );
+    writeln!(out, "{} {bytes}", entry("traffic"))?;
+    let whole = style.faint(&format!("({:.0} ms with getting ready)", ms(*took)));
+    writeln!(out, "{} {:.0} ms online, {:.0} ms masks {whole}", entry("time"), ms(*online), ms(*ahead + *waited))?;
+    Ok(out.flush()?)
+}
+
+fn document(input: &Input, outcome: &Outcome) -> Value {
+    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
+        outcome;
+    let outputs = input.texts.iter().zip(&answer.outputs).map(|(text, output)| {
+        json!({
+            "text": text, "tokens": output.tokens, "embedding": output.values, "digest": output.digest.to_string(),
+        })
+    });
+    let legs = legs.iter().map(|leg| {
+        let servers: Vec<String> = leg.servers.iter().map(ToString::to_string).collect();
+        json!({ "from": leg.from, "to": leg.to, "servers": servers })
+    });
+    json!({
+        "package": package,
+        "outputs": outputs.collect::<Vec<_>>(),
+        "digest": answer.digest.to_string(),
+        "servers": legs.collect::<Vec<_>>(),
+        "traffic": {
+            "prepared": traffic.prepared,
+            "sent": traffic.sent,
+            "received": traffic.received,
+            "round_trips": traffic.round_trips,
+        },
+        "notes": notes,
+        "timing_ms": { "total": ms(*took), "masks": ms(*ahead + *waited), "online": ms(*online) },
+    })
+}

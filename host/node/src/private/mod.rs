@@ -1,0 +1,179 @@
+//! A private run: the user's machine runs the model, servers that learn nothing multiply.
+//!
+//! # Why
+//!
+//! Whoever runs a model for somebody sees what it is run on. Here the blocks run on the user's own machine and only the
+//! products of linear layers leave it, as shares that are uniformly random to any server that does not have all of them.
+//! The answer has the same bytes as a plain run, and every product was checked before it was used. What this does *not*
+//! hide is written in `docs/privacy.md`.
+//!
+//! # How
+//!
+//! 1. [`choose`]: the scheduler component picks, for each leg of blocks, servers of different operators and some to take
+//!    their places.
+//! 2. [`shares`]: a component of the world `secret-sharing` splits, checks and combines.
+//! 3. [`servers`]: masks are prepared ahead with the servers that have seeds; the shares of a run go to the one without.
+//!    A server that lies, stalls or goes is named and replaced.
+//! 4. [`connection`]: the stream to one server.
+//!
+//! [`PrivateModel`] is all of that around an ordinary [`Model`] whose backend is `ostrakon_nn::SharedBackend`.
+//!
+//! Everything here is called from threads meant for computing, never from those of the runtime that serves the network.
+
+mod choose;
+mod connection;
+mod servers;
+mod shares;
+
+pub use servers::{LegServers, Traffic};
+
+use crate::error::NodeError;
+use crate::execute::Answer;
+use crate::load::{Model, runtime};
+use crate::options::RunOptions;
+use crate::plugins::{Plugins, SCHEDULER, SECRET_SHARING};
+use crate::progress::Watcher;
+use crate::swarm::client::SwarmClient;
+use crate::swarm::known::needs;
+use choose::Choosing;
+use ostrakon_engine::World;
+use ostrakon_nn::{BackendError, ProvenBackend, SharedBackend};
+use ostrakon_package::{Home, TrustPolicy};
+use servers::{Package, ShareServers};
+use shares::ComponentShares;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Fewest servers.
+pub const MIN_SERVERS: u32 = 2;
+/// Most servers.
+pub const MAX_SERVERS: u32 = 16;
+
+/// A package that is run here, with its products on servers.
+pub struct PrivateModel {
+    model: Model,
+    servers: Arc<ShareServers>,
+}
+
+/// What a private run gives.
+#[derive(Debug, Clone)]
+pub struct PrivateAnswer {
+    /// The same as that of a plain run.
+    pub answer: Answer,
+    /// Preparing masks while the run waited for them.
+    pub waited: Duration,
+    /// The rest: from the tokens to the outputs.
+    pub online: Duration,
+    /// What went over the network since the model was opened.
+    pub traffic: Traffic,
+    /// Who multiplies what now.
+    pub legs: Vec<LegServers>,
+    /// Servers that were replaced, and why.
+    pub notes: Vec<String>,
+}
+
+impl PrivateModel {
+    /// Open the package in `directory` and find `count` servers of different operators for each of its blocks.
+    ///
+    /// `handle` is of the runtime that `client` lives on. This blocks.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; the plugins are not there; a number of servers out of range, too few of them in the swarm.
+    pub fn open(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+        client: SwarmClient,
+        handle: Handle,
+        count: u32,
+    ) -> Result<Self, NodeError> {
+        if !(MIN_SERVERS..=MAX_SERVERS).contains(&count) {
+            return Err(NodeError::Setting(format!(
+                "{count} servers: a text is split among {MIN_SERVERS} to {MAX_SERVERS}, and one server would see it"
+            )));
+        }
+        let plugins = Plugins::find(options.plugins.as_deref())?;
+        let choosing = Choosing::new(client, &plugins.read(SCHEDULER)?, home, options, count)?;
+        let sharing = runtime(home, options)?
+            .admit(&plugins.read(SECRET_SHARING)?, World::SecretSharing)
+            .map_err(|source| NodeError::Admission { name: SECRET_SHARING.into(), source })?;
+        let shares = Arc::new(ComponentShares::new(sharing, options.limits));
+        let servers = Arc::new(ShareServers::new(handle, choosing, Arc::clone(&shares)));
+        let model = Model::load_on(directory, policy, home, options, |executor| {
+            shares.start(executor).map_err(|error| BackendError::Unavailable {
+                backend: ostrakon_nn::backend::shared::NAME,
+                reason: error.to_string(),
+            })?;
+            ProvenBackend::new(SharedBackend::new(Arc::clone(executor), shares as _, Arc::clone(&servers)))
+        })?;
+        let blocks = model.manifest().blocks.iter().map(|block| block.name.clone()).collect();
+        let most_tokens = model.manifest().max_tokens.unwrap_or_default();
+        servers.begin(Package {
+            digest: model.digest(),
+            blocks,
+            needs: needs(&model.package),
+            most_tokens: most_tokens.into(),
+        })?;
+        Ok(Self { model, servers })
+    }
+
+    /// The model.
+    pub const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Who multiplies what now.
+    pub fn legs(&self) -> Vec<LegServers> {
+        self.servers.legs()
+    }
+
+    /// The rows that texts will take: to be prepared.
+    ///
+    /// # Errors
+    /// A text cannot be tokenised.
+    pub fn rows(&self, texts: &[String]) -> Result<usize, NodeError> {
+        Ok(self.model.tokens.encode(texts)?.iter().map(|text| text.ids.len()).sum())
+    }
+
+    /// Prepare masks for this many rows beyond those that are ready; of more rows than are kept ready, as many as are. Nothing that is
+    /// sent depends on any text.
+    ///
+    /// # Errors
+    /// No servers are left that do it.
+    pub fn prepare(&self, rows: usize) -> Result<Duration, NodeError> {
+        let start = Instant::now();
+        self.servers.prepare_all(rows)?;
+        Ok(start.elapsed())
+    }
+
+    /// Run texts, at most `most` in a batch. Masks that are not ready are prepared on the way.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; no servers are left that do it.
+    pub fn run(
+        &mut self,
+        texts: &[String],
+        most: Option<usize>,
+        watch: Watcher<'_>,
+    ) -> Result<PrivateAnswer, NodeError> {
+        let before = self.servers.waited();
+        let answer = self.model.run(texts, most, watch)?;
+        let waited = self.servers.waited().saturating_sub(before);
+        Ok(PrivateAnswer {
+            online: answer.compute.saturating_sub(waited),
+            waited,
+            answer,
+            traffic: self.servers.traffic(),
+            legs: self.servers.legs(),
+            notes: self.servers.notes(),
+        })
+    }
+
+    /// End all streams and close all connections.
+    pub fn close(self) {
+        self.servers.close();
+    }
+}

@@ -1,0 +1,541 @@
+//! The servers of a private run: masks prepared ahead, shares multiplied, whoever fails replaced.
+//!
+//! # How
+//!
+//! 1. Each leg has its servers in order. The first has no seed: it gets shares of the codes. The others get seeds.
+//! 2. *Ahead*: fresh seeds are drawn, one for each server that gets one, and never used again after this preparation. All layers
+//!    of the leg are asked for at once; while a server multiplies one, the last one is checked here. What all servers gave right
+//!    goes to the pool.
+//! 3. *Then*: rows of masks are taken out of the pool and are gone from it, whatever becomes of the answer.
+//! 4. A server that fails or lies is replaced by one that has seen nothing of this leg: nobody who knows a mask ever gets what it
+//!    hides. Where none is left, everything is planned anew without those who failed, and all prepared masks are thrown away:
+//!    whoever made them might get another place now.
+
+use super::choose::{Choosing, Chosen};
+use super::connection::{Connection, Purpose, Wanted};
+use super::shares::ComponentShares;
+use crate::batch::MAX_TOKENS;
+use crate::error::NodeError;
+use crate::swarm::execute::Trouble;
+use ostrakon_engine::sharing::{Place, Seed};
+use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
+use ostrakon_protocol::{BlockNeeds, Digest, PlannedLeg, PublicKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Rows that are prepared at once: so many elements of one layer wait for their check.
+const CHUNK_ROWS: usize = 512;
+/// Bytes of masks and products that are kept ready.
+const POOL_BYTES: usize = 512 << 20;
+/// Notes that are kept.
+const NOTES: usize = 64;
+/// How often a leg is tried before the run is given up.
+const TRIES: usize = 16;
+
+/// The package whose layers are multiplied.
+pub(super) struct Package {
+    pub(super) digest: Digest,
+    /// Names of its blocks, in order.
+    pub(super) blocks: Vec<String>,
+    pub(super) needs: Vec<BlockNeeds>,
+    /// Most rows of a text.
+    pub(super) most_tokens: u64,
+}
+
+/// What went over the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Elements of prepared masks' products that came, in bytes.
+    pub prepared: u64,
+    /// Elements of shares that were sent, in bytes.
+    pub sent: u64,
+    /// Elements of their products that came, in bytes.
+    pub received: u64,
+    /// Products of shares: each is one round trip.
+    pub round_trips: u64,
+}
+
+/// Who multiplies for which blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegServers {
+    /// The first block.
+    pub from: u32,
+    /// One after the last.
+    pub to: u32,
+    /// The first gets shares of the codes, the others seeds.
+    pub servers: Vec<PublicKey>,
+}
+
+/// The servers.
+pub(super) struct ShareServers {
+    handle: Handle,
+    choosing: Choosing,
+    shares: Arc<ComponentShares>,
+    state: Mutex<State>,
+    pool: Mutex<BTreeMap<u32, VecDeque<Ready>>>,
+    traffic: Mutex<Traffic>,
+    waited: Mutex<Duration>,
+}
+
+#[derive(Default)]
+struct State {
+    package: Option<Package>,
+    layers: Vec<Arc<SharedLayer>>,
+    legs: Vec<Leg>,
+    addresses: BTreeMap<PublicKey, Vec<String>>,
+    excluded: BTreeSet<PublicKey>,
+    notes: Vec<String>,
+}
+
+struct Leg {
+    from: u32,
+    to: u32,
+    servers: Vec<(PublicKey, Option<Connection>)>,
+    shadows: VecDeque<PublicKey>,
+}
+
+/// Rows of masks for one layer.
+struct Ready {
+    rows: usize,
+    masked: Masked,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// The block that a layer belongs to: names of layers are `<block>.<layer>`.
+    fn block_of(&self, layer: &str) -> Option<u32> {
+        let blocks = &self.package.as_ref()?.blocks;
+        let within = |block: &str| layer.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
+        let found = blocks.iter().enumerate().filter(|(_, block)| within(block)).max_by_key(|(_, block)| block.len());
+        found.and_then(|(at, _)| u32::try_from(at).ok())
+    }
+
+    fn leg_of(&self, layer: &str) -> Option<usize> {
+        let block = self.block_of(layer)?;
+        self.legs.iter().position(|leg| (leg.from..leg.to).contains(&block))
+    }
+
+    /// The layers of a leg, in the order in which the model opens them.
+    fn layers_of(&self, at: usize) -> Vec<Arc<SharedLayer>> {
+        self.layers.iter().filter(|layer| self.leg_of(layer.name()) == Some(at)).map(Arc::clone).collect()
+    }
+
+    fn purpose(&self, at: usize) -> Option<Purpose> {
+        let (package, leg) = (self.package.as_ref()?, self.legs.get(at)?);
+        let rows = u32::try_from((MAX_TOKENS as u64).max(package.most_tokens)).unwrap_or(u32::MAX);
+        Some(Purpose { package: package.digest, from: leg.from, to: leg.to, rows })
+    }
+
+    fn note(&mut self, note: String) {
+        tracing::warn!(note, "a server is replaced");
+        if self.notes.len() < NOTES {
+            self.notes.push(note);
+        }
+    }
+}
+
+impl ShareServers {
+    pub(super) fn new(handle: Handle, choosing: Choosing, shares: Arc<ComponentShares>) -> Self {
+        let (state, pool, traffic, waited) = Default::default();
+        Self { handle, choosing, shares, state, pool, traffic, waited }
+    }
+
+    /// All layers are known: choose servers.
+    pub(super) fn begin(&self, package: Package) -> Result<(), NodeError> {
+        let mut state = lock(&self.state);
+        state.package = Some(package);
+        self.plan(&mut state)
+    }
+
+    fn plan(&self, state: &mut State) -> Result<(), NodeError> {
+        let Some(package) = &state.package else {
+            return Err(NodeError::Setting("no package was opened".into()));
+        };
+        let excluded = state.excluded.iter().copied().collect();
+        let chosen = self.handle.block_on(self.choosing.choose(package.digest, &package.needs, excluded))?;
+        let Chosen { legs, addresses } = chosen;
+        let leg = |PlannedLeg { from, to, replicas, shadows }| Leg {
+            from,
+            to,
+            servers: replicas.into_iter().map(|node| (node, None)).collect(),
+            shadows: shadows.into(),
+        };
+        state.legs = legs.into_iter().map(leg).collect();
+        state.addresses = addresses;
+        // Who prepared them may get another place now.
+        lock(&self.pool).clear();
+        Ok(())
+    }
+
+    pub(super) fn legs(&self) -> Vec<LegServers> {
+        let servers = |leg: &Leg| leg.servers.iter().map(|(node, _)| *node).collect();
+        lock(&self.state)
+            .legs
+            .iter()
+            .map(|leg| LegServers { from: leg.from, to: leg.to, servers: servers(leg) })
+            .collect()
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        *lock(&self.traffic)
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        *lock(&self.waited)
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        lock(&self.state).notes.clone()
+    }
+
+    pub(super) fn close(&self) {
+        let legs = std::mem::take(&mut lock(&self.state).legs);
+        self.handle.block_on(async {
+            for (_, connection) in legs.into_iter().flat_map(|leg| leg.servers) {
+                if let Some(connection) = connection {
+                    connection.close().await;
+                }
+            }
+            self.choosing.net().stop().await;
+        });
+    }
+
+    /// Prepare masks of this many rows for all layers, as far as the pool holds them.
+    pub(super) fn prepare_all(&self, rows: usize) -> Result<(), NodeError> {
+        let mut state = lock(&self.state);
+        let row: usize = state.layers.iter().map(|layer| 4 * (layer.inputs() + layer.columns() * self.seeds())).sum();
+        let mut left = rows.min((POOL_BYTES / row.max(1)).max(1));
+        while left > 0 {
+            let now = left.min(MAX_TOKENS);
+            for at in 0..state.legs.len() {
+                self.prepare(&mut state, at, now).map_err(|error| NodeError::Swarm(error.to_string()))?;
+            }
+            left -= now;
+        }
+        Ok(())
+    }
+
+    fn seeds(&self) -> usize {
+        self.choosing.count().saturating_sub(1) as usize
+    }
+
+    /// Prepare masks for all layers of a leg.
+    fn prepare(&self, state: &mut State, at: usize, rows: usize) -> Result<(), SharedError> {
+        let mut left = rows;
+        while left > 0 {
+            let now = left.min(CHUNK_ROWS);
+            self.prepare_chunk(state, at, now)?;
+            left -= now;
+        }
+        Ok(())
+    }
+
+    fn prepare_chunk(&self, state: &mut State, at: usize, rows: usize) -> Result<(), SharedError> {
+        for _ in 0..TRIES {
+            let layers = state.layers_of(at);
+            match self.try_prepare(state, at, &layers, rows)? {
+                Some(all) => {
+                    let mut pool = lock(&self.pool);
+                    for (layer, masked) in layers.iter().zip(all) {
+                        pool.entry(layer.stream()).or_default().push_back(Ready { rows, masked });
+                    }
+                    return Ok(());
+                }
+                // Somebody was replaced. If all was planned anew, legs may be cut otherwise: then whoever needs masks asks again.
+                None if state.legs.get(at).is_none() => return Err(SharedError::Lost("it was planned anew".into())),
+                None => {}
+            }
+        }
+        Err(SharedError::Hopeless(format!("masks could not be prepared {TRIES} times: {}", state.notes.join("; "))))
+    }
+
+    /// `None`: a server failed and has been replaced.
+    fn try_prepare(
+        &self,
+        state: &mut State,
+        at: usize,
+        layers: &[Arc<SharedLayer>],
+        rows: usize,
+    ) -> Result<Option<Vec<Masked>>, SharedError> {
+        let seeds = (0..self.seeds()).map(|_| fresh_seed()).collect::<Result<Vec<Seed>, _>>()?;
+        // Each server's products, in the order of the layers.
+        let mut products: Vec<VecDeque<Tensor>> = Vec::new();
+        let mut masks: Vec<Tensor> = Vec::new();
+        for (number, seed) in seeds.iter().enumerate() {
+            let result = self.ask_seeded(state, at, number + 1, *seed, layers, rows);
+            match result {
+                Ok((given, expanded)) => {
+                    products.push(given.into());
+                    masks = expanded;
+                }
+                Err(Failed::Here(error)) => return Err(SharedError::Hopeless(error.to_string())),
+                Err(Failed::There(trouble)) => {
+                    self.replace(state, at, number + 1, &trouble)?;
+                    return Ok(None);
+                }
+            }
+        }
+        let mut all = Vec::with_capacity(layers.len());
+        for (number, layer) in layers.iter().enumerate() {
+            // With one seed its mask has been expanded for the check.
+            let mask = match (seeds.len(), masks.get(number)) {
+                (1, Some(mask)) => mask.clone(),
+                _ => self.shares.mask(&seeds, place(layer, rows)).map_err(|e| SharedError::Hopeless(e.to_string()))?,
+            };
+            all.push(Masked { mask, products: products.iter_mut().filter_map(VecDeque::pop_front).collect() });
+        }
+        Ok(Some(all))
+    }
+
+    /// Have one server multiply its masks, and check what it gives: products and masks, layer by layer.
+    fn ask_seeded(
+        &self,
+        state: &mut State,
+        at: usize,
+        number: usize,
+        seed: Seed,
+        layers: &[Arc<SharedLayer>],
+        rows: usize,
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>), Failed> {
+        let mut connection = self.connection(state, at, number)?;
+        let (mut products, mut masks) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
+        self.handle.block_on(async {
+            for layer in layers {
+                connection.ask_masked(wanted(layer, rows), seed, layer.stream()).await?;
+            }
+            Ok::<(), Trouble>(())
+        })?;
+        for layer in layers {
+            // While the server multiplies.
+            let mask = self.shares.mask(&[seed], place(layer, rows))?;
+            let product = self.handle.block_on(connection.product(wanted(layer, rows)))?;
+            lock(&self.traffic).prepared += product.byte_len() as u64;
+            if let Some(row) = layer.check(&*self.shares, &mask, &product)? {
+                let what = format!("row {row} of layer `{}`, of a mask", layer.name());
+                return Err(Failed::There(Trouble::Wrong(what)));
+            }
+            products.push(product);
+            masks.push(mask);
+        }
+        self.keep(state, at, number, connection);
+        Ok((products, masks))
+    }
+
+    /// The stream to a server of a leg, opened if it is not.
+    fn connection(&self, state: &mut State, at: usize, number: usize) -> Result<Connection, Trouble> {
+        let gone = || Trouble::Gone("there is no such server any more".into());
+        let purpose = state.purpose(at).ok_or_else(gone)?;
+        let (node, open) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)).ok_or_else(gone)?;
+        match open.take() {
+            Some(connection) => Ok(connection),
+            None => {
+                let addresses = state.addresses.get(node).map(Vec::as_slice).unwrap_or_default();
+                self.handle.block_on(Connection::open(self.choosing.net(), *node, addresses, purpose))
+            }
+        }
+    }
+
+    fn keep(&self, state: &mut State, at: usize, number: usize, connection: Connection) {
+        if let Some((_, open)) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)) {
+            *open = Some(connection);
+        }
+    }
+
+    /// A server failed: another one takes its place, or all is planned anew.
+    fn replace(&self, state: &mut State, at: usize, number: usize, trouble: &Trouble) -> Result<(), SharedError> {
+        let Some(leg) = state.legs.get_mut(at) else { return Ok(()) };
+        let Some((node, open)) = leg.servers.get_mut(number) else { return Ok(()) };
+        let failed = *node;
+        *open = None;
+        let next = leg.shadows.pop_front();
+        if let Some(next) = next {
+            *node = next;
+        }
+        if let Some(offence) = trouble.offence() {
+            self.choosing.net().report(failed, offence);
+        }
+        state.excluded.insert(failed);
+        state.note(format!("{failed}: {trouble}"));
+        if next.is_some() {
+            return Ok(());
+        }
+        if let Err(error) = self.plan(state) {
+            // Whoever only failed may be there again; liars stay out.
+            state.excluded.retain(|node| self.choosing.net().fleet().reputation(node) < 1000);
+            self.plan(state).map_err(|again| {
+                SharedError::Hopeless(format!("{}; without those who failed: {}", again.in_full(), error.in_full()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Rows of the pool, moved out.
+    fn take(&self, stream: u32, rows: usize) -> Result<Option<Masked>, NnError> {
+        let mut pool = lock(&self.pool);
+        let Some(ready) = pool.get_mut(&stream) else { return Ok(None) };
+        if ready.iter().map(|block| block.rows).sum::<usize>() < rows {
+            return Ok(None);
+        }
+        if ready.front().is_some_and(|block| block.rows == rows) {
+            return Ok(ready.pop_front().map(|block| block.masked));
+        }
+        let mut parts = Vec::new();
+        let mut left = rows;
+        while left > 0 {
+            let Some(block) = ready.pop_front() else { return Ok(None) };
+            let (now, later) = block.split(left)?;
+            left -= now.rows;
+            parts.push(now.masked);
+            if let Some(later) = later {
+                ready.push_front(later);
+            }
+        }
+        joined(&parts).map(Some)
+    }
+}
+
+/// Whose fault it was.
+enum Failed {
+    Here(NnError),
+    There(Trouble),
+}
+
+impl From<NnError> for Failed {
+    fn from(error: NnError) -> Self {
+        Self::Here(error)
+    }
+}
+
+impl From<Trouble> for Failed {
+    fn from(trouble: Trouble) -> Self {
+        Self::There(trouble)
+    }
+}
+
+impl Servers for ShareServers {
+    type Who = PublicKey;
+
+    fn register(&self, layer: &Arc<SharedLayer>) {
+        lock(&self.state).layers.push(Arc::clone(layer));
+    }
+
+    fn masked(&self, layer: &Arc<SharedLayer>, rows: usize) -> Result<Masked, SharedError> {
+        let hopeless = |error: NnError| SharedError::Hopeless(error.to_string());
+        if let Some(masked) = self.take(layer.stream(), rows).map_err(hopeless)? {
+            return Ok(masked);
+        }
+        let start = Instant::now();
+        let prepared = {
+            let mut state = lock(&self.state);
+            match state.leg_of(layer.name()) {
+                Some(at) => self.prepare(&mut state, at, rows),
+                None => Err(SharedError::Hopeless(format!("no server multiplies for layer `{}`", layer.name()))),
+            }
+        };
+        *lock(&self.waited) += start.elapsed();
+        prepared?;
+        let lost = || SharedError::Lost("masks that were prepared are gone".into());
+        self.take(layer.stream(), rows).map_err(hopeless)?.ok_or_else(lost)
+    }
+
+    fn multiply(&self, layer: &Arc<SharedLayer>, share: &Tensor) -> Result<(Tensor, PublicKey), SharedError> {
+        let mut state = lock(&self.state);
+        let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
+        let rows = share.dims().first().map_or(0, |&rows| rows as usize);
+        let result = self.connection(&mut state, at, 0).and_then(|mut connection| {
+            let product = self.handle.block_on(connection.multiply(wanted(layer, rows), share))?;
+            Ok((product, connection))
+        });
+        match result {
+            Ok((product, connection)) => {
+                self.keep(&mut state, at, 0, connection);
+                let who = state.legs.get(at).and_then(|leg| leg.servers.first()).map(|(node, _)| *node);
+                let mut traffic = lock(&self.traffic);
+                traffic.sent += share.byte_len() as u64;
+                traffic.received += product.byte_len() as u64;
+                traffic.round_trips += 1;
+                who.map(|who| (product, who)).ok_or_else(|| SharedError::Lost("the server is gone".into()))
+            }
+            Err(trouble) => {
+                self.replace(&mut state, at, 0, &trouble)?;
+                Err(SharedError::Lost(trouble.to_string()))
+            }
+        }
+    }
+
+    fn wrong(&self, who: &PublicKey, wrong: &Wrong) {
+        let mut state = lock(&self.state);
+        let Wrong { layer, row } = wrong;
+        let trouble = Trouble::Wrong(format!("row {row} of layer `{layer}`"));
+        if let Some(at) = state.leg_of(layer)
+            && state.legs.get(at).and_then(|leg| leg.servers.first()).is_some_and(|(node, _)| node == who)
+        {
+            // Should nobody be left, the next try says so.
+            let _ = self.replace(&mut state, at, 0, &trouble);
+        }
+    }
+}
+
+fn fresh_seed() -> Result<Seed, SharedError> {
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed).map_err(|error| SharedError::Hopeless(format!("no randomness for a mask: {error}")))?;
+    Ok(seed)
+}
+
+fn place(layer: &SharedLayer, rows: usize) -> Place {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Place { stream: layer.stream(), first: 0, rows: number(rows), columns: number(layer.inputs()) }
+}
+
+fn wanted(layer: &SharedLayer, rows: usize) -> Wanted<'_> {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    Wanted { layer: layer.name(), rows, inputs: layer.inputs(), columns: layer.columns() }
+}
+
+impl Ready {
+    /// At most so many rows of it, and the rest.
+    fn split(self, rows: usize) -> Result<(Self, Option<Self>), NnError> {
+        if self.rows <= rows {
+            return Ok((self, None));
+        }
+        let part = |from: usize, to: usize| {
+            let products = self.masked.products.iter().map(|product| cut(product, from, to));
+            let masked =
+                Masked { mask: cut(&self.masked.mask, from, to)?, products: products.collect::<Result<_, _>>()? };
+            Ok::<_, NnError>(Self { rows: to - from, masked })
+        };
+        Ok((part(0, rows)?, Some(part(rows, self.rows)?)))
+    }
+}
+
+/// Some rows of a tensor.
+fn cut(tensor: &Tensor, from: usize, to: usize) -> Result<Tensor, NnError> {
+    let width = tensor.dims().get(1).map_or(0, |&width| width as usize);
+    let elements = tensor.as_i32()?.get(from * width..to * width).unwrap_or_default();
+    rows_of(width, elements.to_vec())
+}
+
+/// Rows of several preparations, one after another.
+fn joined(parts: &[Masked]) -> Result<Masked, NnError> {
+    let join = |tensors: &mut dyn Iterator<Item = &Tensor>| {
+        let (mut width, mut elements) = (0, Vec::new());
+        for tensor in tensors {
+            width = tensor.dims().get(1).map_or(0, |&width| width as usize);
+            elements.extend_from_slice(tensor.as_i32()?);
+        }
+        rows_of(width, elements)
+    };
+    let servers = parts.first().map_or(0, |part| part.products.len());
+    let products = (0..servers).map(|server| join(&mut parts.iter().filter_map(|part| part.products.get(server))));
+    Ok(Masked { mask: join(&mut parts.iter().map(|part| &part.mask))?, products: products.collect::<Result<_, _>>()? })
+}
+
+fn rows_of(width: usize, elements: Vec<i32>) -> Result<Tensor, NnError> {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Tensor::from_i32(vec![number(elements.len() / width.max(1)), number(width)], elements)
+}
