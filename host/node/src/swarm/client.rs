@@ -281,7 +281,8 @@ impl SwarmClient {
                     continue;
                 }
                 let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-                match tokio::time::timeout(left, self.ask_one(node, signed, package)).await {
+                let mut said = String::new();
+                match tokio::time::timeout(left, self.ask_one(node, signed, package, &mut said)).await {
                     Ok(Ok(mut answer)) => {
                         answer.notes.extend(tries.notes());
                         return Ok(answer);
@@ -290,7 +291,8 @@ impl SwarmClient {
                         tracing::warn!(%node, reason = failure.reason(), "another scheduling node is asked");
                         tries.note(node, failure);
                     }
-                    Err(_) => tries.note(node, Failure::Next("it was not done in time".into())),
+                    Err(_) if said.is_empty() => tries.note(node, Failure::Next("it was not done in time".into())),
+                    Err(_) => tries.note(node, Failure::Next(format!("it was not done in time; the last word was {said}"))),
                 }
             }
             if let Some(why) = tries.hopeless(&schedulers, &signed.job.request.package, Instant::now()) {
@@ -310,6 +312,7 @@ impl SwarmClient {
         node: PublicKey,
         signed: &Arc<SignedJob>,
         package: Option<&Arc<KnownPackage>>,
+        said: &mut String,
     ) -> Result<SwarmAnswer, Failure> {
         let id = signed.job.id();
         let mut state = self.submit(node, signed).await?;
@@ -319,7 +322,8 @@ impl SwarmClient {
                 JobState::Done { .. } => break,
                 JobState::Failed { reason } => return Err(Failure::Next(plain(&reason))),
                 JobState::Unknown => return Err(Failure::Next("it has forgotten the job".into())),
-                JobState::Running { .. } => {}
+                JobState::Running { phase, .. } if phase.is_empty() => {}
+                JobState::Running { phase, .. } => *said = plain(&phase),
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(POLL.1);
