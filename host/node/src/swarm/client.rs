@@ -6,7 +6,10 @@
 //! 2. The job is signed once. A scheduling node gets it and is asked how it stands until it is done; then the answer is
 //!    fetched and looked at ([`check`](super::check)).
 //! 3. A node that refuses, does not answer or answers something that must not be believed is left, and the next one gets
-//!    the same job. The first answer that holds is the answer; no other is taken.
+//!    the same job. The first answer that holds is the answer; no other is taken. When there is no use in asking on
+//!    ([`tries`]), that is said at once.
+
+mod tries;
 
 use super::answer::{MAX_ROW_BYTES, Sent, floats, output, receive};
 use super::check::{Check, Checked, check};
@@ -23,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+use tries::{Failure, Tries};
 
 /// How long a control message may take.
 const CONTROL: Duration = Duration::from_secs(3);
@@ -86,15 +90,6 @@ pub struct SwarmClient {
     net: Client,
     key: SigningKey,
     bootstrap: Vec<PublicKey>,
-}
-
-/// What became of asking one node.
-enum Tried {
-    Answer(Box<SwarmAnswer>),
-    /// Another node may do better.
-    Next(String),
-    /// It says that the job itself is wrong. It may lie, but there is no use in asking it again.
-    Refused(String),
 }
 
 fn swarm(reason: impl Into<String>) -> NodeError {
@@ -276,42 +271,36 @@ impl SwarmClient {
         within: Duration,
     ) -> Result<SwarmAnswer, NodeError> {
         let until = Instant::now() + within;
-        let mut reasons: BTreeMap<PublicKey, String> = BTreeMap::new();
-        // Liars, and those who will not have the job.
-        let mut left_out = BTreeSet::new();
+        let mut tries = Tries::default();
         let mut rest = Duration::from_millis(100);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let schedulers = tokio::time::timeout(left, self.schedulers()).await.unwrap_or_default();
             for &node in &schedulers {
-                if left_out.contains(&node) {
+                if tries.is_left_out(&node) {
                     continue;
                 }
                 let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-                let tried = tokio::time::timeout(left, self.ask_one(node, signed, package, &mut left_out)).await;
-                match tried {
-                    Ok(Tried::Answer(mut answer)) => {
-                        answer.notes.extend(reasons.iter().map(|(node, reason)| format!("{node} was left: {reason}")));
-                        return Ok(*answer);
+                let mut said = String::new();
+                match tokio::time::timeout(left, self.ask_one(node, signed, package, &mut said)).await {
+                    Ok(Ok(mut answer)) => {
+                        answer.notes.extend(tries.notes());
+                        return Ok(answer);
                     }
-                    Ok(Tried::Next(reason)) => {
-                        tracing::warn!(%node, reason, "another scheduling node is asked");
-                        reasons.insert(node, reason);
+                    Ok(Err(failure)) => {
+                        tracing::warn!(%node, reason = failure.reason(), "another scheduling node is asked");
+                        tries.note(node, failure);
                     }
-                    Ok(Tried::Refused(reason)) => {
-                        reasons.insert(node, reason);
-                        left_out.insert(node);
-                    }
-                    Err(_) => drop(reasons.insert(node, "it was not done in time".into())),
+                    Err(_) if said.is_empty() => tries.note(node, Failure::Next("it was not done in time".into())),
+                    Err(_) => tries.note(node, Failure::Next(format!("it was not done in time; the last word was {said}"))),
                 }
             }
-            let nobody = !schedulers.is_empty() && schedulers.iter().all(|node| left_out.contains(node));
-            if nobody || Instant::now() + rest >= until {
-                let told: Vec<String> = reasons.iter().map(|(node, reason)| format!("{node}: {reason}")).collect();
-                let told = if told.is_empty() { "no scheduling node is known".to_owned() } else { told.join("; ") };
-                let when =
-                    if nobody { "that can be believed".into() } else { format!("within {} s", within.as_secs()) };
-                return Err(swarm(format!("no scheduling node gave an answer {when}: {told}")));
+            if let Some(why) = tries.hopeless(&schedulers, &signed.job.request.package, Instant::now()) {
+                return Err(swarm(why));
+            }
+            if Instant::now() + rest >= until {
+                let (seconds, told) = (within.as_secs(), tries.told());
+                return Err(swarm(format!("no scheduling node gave an answer within {seconds} s: {told}")));
             }
             sleep(rest).await;
             rest = (rest * 2).min(Duration::from_secs(2));
@@ -323,20 +312,18 @@ impl SwarmClient {
         node: PublicKey,
         signed: &Arc<SignedJob>,
         package: Option<&Arc<KnownPackage>>,
-        liars: &mut BTreeSet<PublicKey>,
-    ) -> Tried {
+        said: &mut String,
+    ) -> Result<SwarmAnswer, Failure> {
         let id = signed.job.id();
-        let mut state = match self.submit(node, signed).await {
-            Ok(state) => state,
-            Err(tried) => return tried,
-        };
+        let mut state = self.submit(node, signed).await?;
         let (mut pause, mut unheard) = (POLL.0, 0);
         loop {
             match state {
                 JobState::Done { .. } => break,
-                JobState::Failed { reason } => return Tried::Next(plain(&reason)),
-                JobState::Unknown => return Tried::Next("it has forgotten the job".into()),
-                JobState::Running { .. } => {}
+                JobState::Failed { reason } => return Err(Failure::Next(plain(&reason))),
+                JobState::Unknown => return Err(Failure::Next("it has forgotten the job".into())),
+                JobState::Running { phase, .. } if phase.is_empty() => {}
+                JobState::Running { phase, .. } => *said = plain(&phase),
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(POLL.1);
@@ -345,34 +332,28 @@ impl SwarmClient {
                     unheard = 0;
                     state
                 }
-                Ok(reply) => return Tried::Next(other(reply)),
-                Err(error) if unheard + 1 >= PATIENCE => return Tried::Next(error.to_string()),
+                Ok(reply) => return Err(Failure::Next(other(reply))),
+                Err(error) if unheard + 1 >= PATIENCE => return Err(Failure::Next(error.to_string())),
                 Err(_) => {
                     unheard += 1;
                     JobState::Running { phase: String::new(), done: 0, of: 0 }
                 }
             };
         }
-        match self.fetch(node, id).await {
-            Ok((answer, rows)) => {
-                let (signed, package) = (Arc::clone(signed), package.cloned());
-                let looked =
-                    tokio::task::spawn_blocking(move || believed(&signed.job, node, package, answer, &rows)).await;
-                match looked {
-                    Ok(Ok(answer)) => Tried::Answer(Box::new(answer)),
-                    Ok(Err(error)) => {
-                        self.net.report(error.who, Offence::Wrong);
-                        liars.insert(node);
-                        Tried::Next(error.to_string())
-                    }
-                    Err(error) => Tried::Next(format!("a fault of this program: {error}")),
-                }
+        let (answer, rows) = self.fetch(node, id).await.map_err(Failure::Next)?;
+        let (signed, package) = (Arc::clone(signed), package.cloned());
+        let looked = tokio::task::spawn_blocking(move || believed(&signed.job, node, package, answer, &rows)).await;
+        match looked {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.net.report(error.who, Offence::Wrong);
+                Err(Failure::Lied(error.to_string()))
             }
-            Err(reason) => Tried::Next(reason),
+            Err(error) => Err(Failure::Next(format!("a fault of this program: {error}"))),
         }
     }
 
-    async fn submit(&self, node: PublicKey, signed: &SignedJob) -> Result<JobState, Tried> {
+    async fn submit(&self, node: PublicKey, signed: &SignedJob) -> Result<JobState, Failure> {
         // What an encoded question adds to the job in it.
         const FRAME: usize = 64;
         let job = encode(signed);
@@ -382,10 +363,11 @@ impl SwarmClient {
         } else {
             self.submit_on_stream(node, &job).await
         };
-        match reply.map_err(Tried::Next)? {
+        match reply.map_err(Failure::Next)? {
             Reply::Job(state) => Ok(state),
-            Reply::Refused { why: Refusal::Bad, reason } => Err(Tried::Refused(plain(&reason))),
-            reply => Err(Tried::Next(other(reply))),
+            Reply::Refused { why: Refusal::Bad, reason } => Err(Failure::Refused(plain(&reason))),
+            Reply::Refused { why: Refusal::NotHere, reason } => Err(Failure::NotHere(plain(&reason))),
+            reply => Err(Failure::Next(other(reply))),
         }
     }
 
