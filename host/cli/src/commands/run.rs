@@ -53,7 +53,7 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     let (answer, mut signed) = answer?;
     if let (Some(path), Some(signed)) = (&args.receipt, &mut signed) {
         signed.request = signed.request.take().filter(|_| !args.texts_apart);
-        receipt::write(path, signed)?;
+        receipt::write_receipt(path, signed)?;
     }
 
     notes(&input, &answer);

@@ -38,7 +38,7 @@ pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), P
     if let Some(path) = &args.receipt {
         let mut signed = outcome.answer.signed.clone();
         signed.request = signed.request.take().filter(|_| !args.texts_apart);
-        receipt::write(path, &signed)?;
+        receipt::write_receipt(path, &signed)?;
     }
     if json { write_json(&document(&args, &input.texts, &outcome)) } else { show(&args, &input, &outcome) }
 }
