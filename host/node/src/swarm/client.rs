@@ -16,6 +16,8 @@ use super::check::{Check, Checked, check};
 use super::known::KnownPackage;
 use crate::error::NodeError;
 use crate::execute::Output;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use ostrakon_net::{Client, NetConfig, NetError, Offence};
 use ostrakon_protocol::wire::{Ask, FileAsk, JobState, MAX_CONTROL_BYTES, MAX_FLEET, ReceiptLine, Refusal, Reply};
 use ostrakon_protocol::{
@@ -25,9 +27,13 @@ use ostrakon_protocol::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout, timeout_at};
 use tries::{Failure, Tries};
 
+/// How long one of the first nodes may take to be reached; one that is frozen takes as long as it is given.
+const DIAL: Duration = Duration::from_secs(5);
+/// Likewise, once another one was reached.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How long a control message may take.
 const CONTROL: Duration = Duration::from_secs(3);
 /// How long the first byte of a file may take.
@@ -92,6 +98,29 @@ pub struct SwarmClient {
     bootstrap: Vec<PublicKey>,
 }
 
+/// The nodes at these addresses, in their order, and why the others are not among them.
+async fn dial(net: &Client, addresses: &[String]) -> (Vec<PublicKey>, Vec<String>) {
+    let dials = addresses.iter().enumerate().map(|(at, address)| async move { (at, net.dial(address).await) });
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    let mut results: BTreeMap<usize, Result<PublicKey, NetError>> = BTreeMap::new();
+    let mut until = Instant::now() + DIAL;
+    while let Ok(Some((at, result))) = timeout_at(until.into(), dials.next()).await {
+        if result.is_ok() {
+            until = until.min(Instant::now() + OTHERS);
+        }
+        results.insert(at, result);
+    }
+    let (mut reached, mut failed) = (Vec::new(), Vec::new());
+    for (at, address) in addresses.iter().enumerate() {
+        match results.remove(&at) {
+            Some(Ok(node)) => reached.push(node),
+            Some(Err(error)) => failed.push(format!("{address}: {error}")),
+            None => failed.push(format!("{address}: nobody answers there within {} s", DIAL.as_secs())),
+        }
+    }
+    (reached, failed)
+}
+
 fn swarm(reason: impl Into<String>) -> NodeError {
     NodeError::Swarm(reason.into())
 }
@@ -115,15 +144,7 @@ impl SwarmClient {
         let (net, mut events) = Client::start(config).await?;
         // A client serves nothing: whatever it is asked is dropped, which tells the peer that it cannot.
         tokio::spawn(async move { while events.recv().await.is_some() {} });
-        let dialled = futures::future::join_all(addresses.iter().map(|address| net.dial(address))).await;
-        let mut failed = Vec::new();
-        let mut bootstrap = Vec::new();
-        for (address, result) in addresses.iter().zip(dialled) {
-            match result {
-                Ok(node) => bootstrap.push(node),
-                Err(error) => failed.push(format!("{address}: {error}")),
-            }
-        }
+        let (bootstrap, failed) = dial(&net, addresses).await;
         if bootstrap.is_empty() {
             net.stop().await;
             return Err(swarm(format!("no node of the swarm can be reached: {}", failed.join("; "))));
@@ -275,14 +296,14 @@ impl SwarmClient {
         let mut rest = Duration::from_millis(100);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let schedulers = tokio::time::timeout(left, self.schedulers()).await.unwrap_or_default();
+            let schedulers = timeout(left, self.schedulers()).await.unwrap_or_default();
             for &node in &schedulers {
                 if tries.is_left_out(&node) {
                     continue;
                 }
                 let Some(left) = until.checked_duration_since(Instant::now()) else { break };
                 let mut said = String::new();
-                match tokio::time::timeout(left, self.ask_one(node, signed, package, &mut said)).await {
+                match timeout(left, self.ask_one(node, signed, package, &mut said)).await {
                     Ok(Ok(mut answer)) => {
                         answer.notes.extend(tries.notes());
                         return Ok(answer);
@@ -292,7 +313,9 @@ impl SwarmClient {
                         tries.note(node, failure);
                     }
                     Err(_) if said.is_empty() => tries.note(node, Failure::Next("it was not done in time".into())),
-                    Err(_) => tries.note(node, Failure::Next(format!("it was not done in time; the last word was {said}"))),
+                    Err(_) => {
+                        tries.note(node, Failure::Next(format!("it was not done in time; the last word was {said}")))
+                    }
                 }
             }
             if let Some(why) = tries.hopeless(&schedulers, &signed.job.request.package, Instant::now()) {
