@@ -21,7 +21,7 @@ use ostrakon_protocol::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{PackageError, toml_fault},
+    error::toml_fault,
     home::Home,
     names::check_text,
     signature::{KeyError, load_key},

@@ -84,6 +84,7 @@ pub(crate) fn failed(error: impl Display) -> NodeError {
 }
 
 #[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use redb::TableDefinition;
