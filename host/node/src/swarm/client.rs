@@ -343,7 +343,7 @@ impl SwarmClient {
         loop {
             match state {
                 JobState::Done { .. } => break,
-                JobState::Failed { reason } => return Err(Failure::Next(plain(&reason))),
+                JobState::Failed { reason } => return Err(Failure::Refused(plain(&reason))),
                 JobState::Unknown => return Err(Failure::Next("it has forgotten the job".into())),
                 JobState::Running { phase, .. } if phase.is_empty() => {}
                 JobState::Running { phase, .. } => *said = plain(&phase),

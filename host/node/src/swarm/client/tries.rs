@@ -2,8 +2,8 @@
 //!
 //! # How
 //!
-//! 1. Each node's latest reason is kept ([`Tries::note`]). Liars, and nodes that will not have the job, are left out from
-//!    then on.
+//! 1. Each node's latest reason is kept ([`Tries::note`]). Liars, and nodes that will not or could not do the job, are left
+//!    out from then on.
 //! 2. When nobody is left, that is the end. It is also the end when none of those that are left knows the job's package:
 //!    a node that has just started may know it a moment later, so this must hold for some seconds.
 
@@ -21,7 +21,7 @@ pub(super) enum Failure {
     Next(String),
     /// It does not know the package, or takes no jobs.
     NotHere(String),
-    /// It says that the job itself is wrong. It may lie, but there is no use in asking it again.
+    /// It says that the job is wrong, or that it could not do it. It may lie, but of the same job it says the same again.
     Refused(String),
     /// What it answered must not be believed.
     Lied(String),
@@ -70,7 +70,9 @@ impl Tries {
         }
         let left: Vec<_> = schedulers.iter().filter(|node| !self.is_left_out(node)).collect();
         if left.is_empty() {
-            return Some(format!("no scheduling node gave an answer that can be believed: {}", self.told()));
+            let lied = schedulers.iter().any(|node| matches!(self.failed.get(node), Some(Failure::Lied(_))));
+            let what = if lied { "gave an answer that can be believed" } else { "did the job" };
+            return Some(format!("no scheduling node {what}: {}", self.told()));
         }
         if !left.iter().all(|node| matches!(self.failed.get(node), Some(Failure::NotHere(_)))) {
             self.unknown_since = None;
