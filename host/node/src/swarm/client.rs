@@ -322,8 +322,8 @@ impl SwarmClient {
                 return Err(swarm(why));
             }
             if Instant::now() + rest >= until {
-                let (seconds, told) = (within.as_secs(), tries.told());
-                return Err(swarm(format!("no scheduling node gave an answer within {seconds} s: {told}")));
+                let (seconds, told) = (within.as_secs_f64(), tries.told());
+                return Err(swarm(format!("no scheduling node gave an answer within {seconds:.0} s: {told}")));
             }
             sleep(rest).await;
             rest = (rest * 2).min(Duration::from_secs(2));
