@@ -78,6 +78,30 @@ fn every_way_of_verification_gives_the_local_digest() {
     });
 }
 
+/// One operator cannot vote alone, and nobody knows another package: both are said long before the time is over.
+#[test]
+fn what_cannot_be_done_is_said_soon() {
+    runtime().block_on(async {
+        let swarm = Swarm::start(&[Manner::Honest]).await;
+        let client = client(&swarm, 50).await;
+        let texts = Random(13).texts(1);
+        let foreign = Request { package: Digest::from_bytes([9; 32]), texts: texts.clone() };
+        let unknown = SwarmRequest { request: foreign, package: None, ..asked(&swarm, &texts, Verify::None) };
+        let few = asked(&swarm, &texts, QUORUM);
+        let hasty = SwarmRequest { within: Duration::from_secs(2), ..few.clone() };
+        let start = std::time::Instant::now();
+        for (request, words) in [
+            (unknown, ["does not know the package", "`packages`"]),
+            (hasty, ["within 2 s", "nodes of 1 operators"]),
+            (few, ["no plan can be made", "nodes of 1 operators"]),
+        ] {
+            let why = client.run(&request).await.unwrap_err().to_string();
+            assert!(words.iter().all(|word| why.contains(word)), "{why}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    });
+}
+
 /// A job that the first node is chosen for, because there are no others yet. It must not change a byte.
 async fn meets(manner: Manner, verify: Verify) -> Swarm {
     let manners: &[Manner] = match verify {

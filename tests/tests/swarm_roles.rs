@@ -159,8 +159,11 @@ async fn packages_come_and_go() {
     // What cannot be loaded changes nothing and says why.
     for (bad, words) in [
         (PackageSetting { package: "nowhere".into(), blocks: Blocks::All }, "nowhere"),
-        (PackageSetting { package: two.clone(), blocks: Blocks::Range(2..9) }, "blocks 2 to 9"),
-        (PackageSetting { package: two.clone(), blocks: Blocks::Range(2..2) }, "blocks 2 to 2"),
+        (
+            PackageSetting { package: two.clone(), blocks: Blocks::Range(2..9) },
+            "no blocks 2-8: the package has the blocks 0-4",
+        ),
+        (PackageSetting { package: two.clone(), blocks: Blocks::Range(7..8) }, "no blocks 7-7"),
         (PackageSetting { package: two.clone(), blocks: Blocks::Shards(vec!["x".into()]) }, "no shard `x`"),
         (PackageSetting { package: two.clone(), blocks: Blocks::Shards(vec![]) }, "no shard is named"),
         (PackageSetting { package: digest(7).to_string().into(), blocks: Blocks::All }, "no package in the store"),
@@ -202,6 +205,22 @@ async fn packages_come_and_go() {
     abort.cancel();
     let gone = old[0].compute(0..2, (ids.clone(), tensor_digest(&ids)), lengths, &abort).await;
     assert!(matches!(gone, Err(NoLeg::Aborted)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_is_cut_short_ends_no_node() {
+    let tiny = Tiny::new();
+    let package = tiny.honest(2);
+    let weights = tiny.load(&package, &quick()).manifest().blocks[1].weights.clone().unwrap();
+    let serving = start(&tiny, 1, settings(), vec![whole(&package)]).await;
+    let hosted = serving.packages()[0].clone();
+    // Before anything is computed: afterwards the blocks are made ready again beside what this does.
+    std::fs::File::options().write(true).open(package.join(&weights.file)).unwrap().set_len(10).unwrap();
+    let (ids, lengths) = inputs(&["w1 w2".into()]);
+    let lengths = column(lengths.iter().map(|&n| n as i32).collect());
+    let given = (ids.clone(), tensor_digest(&ids));
+    let cut = hosted.compute(0..2, given, lengths, &CancellationToken::new()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(&cut, NoLeg::Cut(file) if weights.file.ends_with(file)), "{cut}");
 }
 
 /// A receipt of this request whose legs were run by these nodes, and witnesses for each leg.

@@ -1,5 +1,6 @@
 //! Similarities as a table: every text with every other.
 
+use crate::commands::plain;
 use crate::style::Style;
 use ostrakon_node::Output;
 use std::io::{self, Write};
@@ -60,10 +61,10 @@ fn cell(style: Style, value: f64) -> String {
     }
 }
 
-/// A text on one line, without characters that move the cursor, cut to what fits.
+/// A text on one line, without characters that move the cursor or turn the direction, cut to what fits.
 pub(crate) fn shorten(text: &str) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    console::truncate_str(&plain, TEXT_WIDTH, "…").into_owned()
+    let line: String = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+    console::truncate_str(&plain(&line), TEXT_WIDTH, "…").into_owned()
 }
 
 #[cfg(test)]
@@ -78,6 +79,12 @@ mod tests {
         assert_eq!(text.lines().count(), 3);
         assert!(!text.contains('\x1b'));
         assert!(text.lines().nth(1).unwrap().ends_with("1.00   0.00"), "{text}");
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor_or_turns_the_direction() {
+        assert_eq!(shorten("a\nb\tc"), "a b c");
+        assert_eq!(shorten("user\u{202e}txt\u{2066}\u{1b}[2J"), "user\u{fffd}txt\u{fffd}\u{fffd}[2J");
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn what_cannot_be_is_refused_with_its_name() {
         (
             "roles = [\"execution\"]\npackages = [{ package = \"./honest-2\", blocks = \"7-900\" }]\n[trust]\nallow_unknown = true\n",
             2,
-            &["no blocks 7 to 901", "the package has"],
+            &["no blocks 7-900", "the package has the blocks 0-4"],
         ),
         ("roles = [\"execution\"]\npackages = [{ package = \"./honest-2\" }]\n", 3, &["signed by"]),
         ("roles = [\"verification\"]\nplugins = \"/nowhere\"\n", 2, &["duplicate key"]),
@@ -148,8 +148,35 @@ fn what_cannot_be_is_refused_with_its_name() {
     }
     let (code, said) = machine.refused(&machine.tiny.path().join("none.toml"));
     assert!(code == 2 && said.contains("none.toml: cannot be read"), "{said}");
+    let (code, said) = machine.refused("/dev/zero".as_ref());
+    assert!(code == 2 && said.contains("a special file"), "{said}");
     let output = machine.command("refused").args(["status", "--swarm", "/ip4/127.0.0.1/tcp/1"]).output().unwrap();
     assert!(!output.status.success());
+    let same = ["run", "some", "--swarm", "/ip4/127.0.0.1/tcp/1", "--text", "t"];
+    for (receipt, plan) in [("x", "x"), ("./x", "x"), ("x.snapshot", "x")] {
+        let mut command = machine.command("refused");
+        command.current_dir(machine.tiny.path()).args(same).args(["--receipt", receipt, "--plan", plan]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(output).contains("--receipt and --plan would both write"));
+    }
+}
+
+/// What listens and never says a word is a node that is frozen.
+#[test]
+fn who_never_answers_is_not_waited_for_long() {
+    let machine = Machine::new();
+    let frozen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", frozen.local_addr().unwrap().port());
+    let run = ["run", "some", "--swarm", &address, "--text", "t", "--within", "2"];
+    for (command, most) in [(&run[..], 4), (&["status", "--swarm", &address], 8)] {
+        let began = Instant::now();
+        let output = machine.command("client").args(command).output().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(most), "{command:?}: {:?}", began.elapsed());
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(output);
+        assert!(said.contains("within 2 s") || said.contains("within 5 s"), "{said}");
+    }
 }
 
 #[test]
@@ -176,6 +203,16 @@ fn a_node_serves_reloads_and_drains() {
     let document: Value = serde_json::from_str(&status(&["--json"])).unwrap();
     assert_eq!(document["nodes"][0]["node"], alice.ready["node"]);
     assert_eq!(document["nodes"][0]["served"][0]["from"], 0);
+
+    // Two nodes cannot have one home.
+    let second = machine
+        .command("alice")
+        .args(["node", "--config"])
+        .arg(machine.config("second", "roles = [\"participation\"]\n"))
+        .output();
+    let second = second.unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(second).contains("another node uses this home"));
 
     // A file that makes no sense changes nothing; one that does is taken.
     machine.config("alice", "roles = [\"king\"]\n");

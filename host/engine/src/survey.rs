@@ -70,6 +70,10 @@ impl Survey {
     /// # Errors
     /// The bytes are a core module, or cannot be parsed.
     pub fn read(bytes: &[u8]) -> Result<Self, AdmissionError> {
+        // The parser would say the same with lists of bytes.
+        if !bytes.is_empty() && !bytes.starts_with(b"\0asm") {
+            return Err(AdmissionError::NotAComponent("it does not begin with the mark of WebAssembly".to_owned()));
+        }
         let mut survey = Self { unfolded: 1, ..Self::default() };
         let mut frames: Vec<Frame> = Vec::new();
         let mut begun = false;

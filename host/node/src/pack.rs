@@ -119,7 +119,7 @@ pub(crate) fn place(
         write(out)?;
         return Ok(out.clone());
     }
-    std::fs::create_dir_all(&home.data).map_err(file_error("make the directory", &home.data))?;
+    home.make_data().map_err(file_error("make the directory", &home.data))?;
     let staging = tempfile::tempdir_in(&home.data).map_err(file_error("write to", &home.data))?;
     let made = staging.path().join(name);
     write(&made)?;

@@ -3,6 +3,7 @@
 //! A package carries its components, so only packing a model and running the reference arithmetic
 //! look here.
 
+use ostrakon_package::files::read_regular;
 use std::path::{Path, PathBuf};
 
 /// The component that runs BERT-family blocks.
@@ -107,11 +108,7 @@ impl Plugins {
 
 /// A component file, bounded.
 pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>, String> {
-    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > MAX_COMPONENT_BYTES {
-        return Err(format!("{length} bytes, a component has at most {MAX_COMPONENT_BYTES}"));
-    }
-    std::fs::read(path).map_err(|e| e.to_string())
+    read_regular(path, MAX_COMPONENT_BYTES).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

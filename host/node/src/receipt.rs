@@ -11,6 +11,7 @@
 use crate::error::{NodeError, file_error};
 use crate::execute::Answer;
 use crate::load::Model;
+use crate::private_file::PrivateFile;
 use crate::progress::Watcher;
 use ostrakon_nn::{Tensor, TensorType};
 use ostrakon_protocol::{
@@ -107,6 +108,20 @@ pub fn write<T: Document>(path: &Path, document: &T) -> Result<(), NodeError> {
     fs::write(path, ostrakon_protocol::encode(document)).map_err(file_error("write", path))
 }
 
+/// Write a receipt to a file. With texts in it, it is for this user's eyes only.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_receipt(path: &Path, signed: &SignedReceipt) -> Result<(), NodeError> {
+    // A pipe or a device keeps nothing, and no file may take its place.
+    let is_file = fs::metadata(path).map_or(true, |there| there.is_file());
+    if signed.request.is_none() || !is_file {
+        return write(path, signed);
+    }
+    PrivateFile::at(path)?.write(|to| to.write_all(&ostrakon_protocol::encode(signed)))?;
+    Ok(())
+}
+
 /// Read a document from a file.
 ///
 /// # Errors
@@ -145,4 +160,38 @@ fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn texts_are_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let request = Request { package: Digest::of_content(b"package"), texts: vec!["secret".into()] };
+        let receipt = Receipt {
+            request: request.digest(),
+            package: request.package,
+            profile: request.package,
+            batches: vec![],
+            outputs: vec![],
+            answer: request.package,
+            swarm: None,
+        };
+        let key = SigningKey::from_seed(&[1; 32]);
+        let mut signed = SignedReceipt::sign(&key, receipt, None);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+        let (apart, whole) = (directory.path().join("apart"), directory.path().join("whole"));
+        write_receipt(&apart, &signed).unwrap();
+        signed.request = Some(request);
+        fs::write(&whole, "what others could read").unwrap();
+        fs::set_permissions(&whole, fs::Permissions::from_mode(0o644)).unwrap();
+        write_receipt(&whole, &signed).unwrap();
+        assert_eq!(mode(&whole), 0);
+        assert_eq!(read::<SignedReceipt>(&whole).unwrap(), signed);
+        assert_eq!(read::<SignedReceipt>(&apart).unwrap().request, None);
+        write_receipt(Path::new("/dev/null"), &signed).unwrap();
+    }
 }

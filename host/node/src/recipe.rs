@@ -4,6 +4,7 @@
 //! recipe is a file. A recipe is data from outside like everything else: names of files may not
 //! leave the directory they are fetched into, and every size is bounded before anything is fetched.
 
+use ostrakon_package::files::read_regular;
 use serde::Deserialize;
 use std::path::{Component, Path};
 
@@ -132,11 +133,8 @@ impl Recipe {
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let shown = path.display().to_string();
         let read = |reason: String| RecipeError::Read { path: shown.clone(), reason };
-        let length = std::fs::metadata(path).map_err(|e| read(e.to_string()))?.len();
-        if length > MAX_RECIPE_BYTES {
-            return Err(read(format!("{length} bytes, a recipe has at most {MAX_RECIPE_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| read(e.to_string()))?;
+        let bytes = read_regular(path, MAX_RECIPE_BYTES).map_err(|e| read(e.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|e| read(e.to_string()))?;
         Self::parse(&shown, &text)
     }
 

@@ -1,6 +1,7 @@
 //! The trust file: shown, and added to without touching what a person wrote there.
 
 use crate::error::{NodeError, file_error};
+use ostrakon_package::files::read_regular;
 use ostrakon_package::{Home, PublicKey, TrustPolicy, load_key, trust};
 use serde::Serialize;
 use std::io::Write;
@@ -51,8 +52,9 @@ pub fn add(home: &Home, key: &str, name: &str) -> Result<TrustReport, NodeError>
         return Err(NodeError::Setting(format!("this key is trusted already, as {known:?}")));
     }
     let path = home.trust_file();
-    let mut text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
+    let mut text = match read_regular(&path, trust::MAX_TRUST) {
+        // It was parsed a moment ago, so it is text.
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(file_error("read", &path)(e)),
     };

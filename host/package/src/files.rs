@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Read},
+    io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
@@ -86,10 +86,55 @@ pub(crate) fn read_open(file: File, length: u64, limit: u64, path: &Path) -> Res
     if read > limit { Err(too_large(read)) } else { Ok(bytes) }
 }
 
+/// All bytes of a file that may lie anywhere and be a link to one: it must be a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// It cannot be read, is no file or is too large.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let no_file = |what| io::Error::other(format!("this is {what}, not a file"));
+    // Before it is opened: opening a pipe waits for a writer.
+    let seen = fs::metadata(path)?;
+    if !seen.is_file() {
+        return Err(no_file(describe(seen.file_type())));
+    }
+    let file = File::open(path)?;
+    let opened = file.metadata()?;
+    if !opened.is_file() {
+        return Err(no_file(describe(opened.file_type())));
+    }
+    read_open(file, opened.len(), limit, path).map_err(|error| match error {
+        PackageError::Io { source, .. } => source,
+        PackageError::TooLarge { bytes, limit, .. } => {
+            io::Error::other(format!("it has {bytes} bytes or more, at most {limit} are read"))
+        }
+        other => io::Error::other(other.to_string()),
+    })
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_lies_anywhere_is_a_file_of_bounded_size() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("file"), b"abc").unwrap();
+        symlink("file", at("link")).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(read_regular(&at("link"), 3).unwrap(), b"abc");
+        for (path, words) in [
+            (at("file"), "at most 2"),
+            (at("socket"), "a special file"),
+            (root.path().to_owned(), "a directory"),
+            ("/dev/zero".into(), "a special file"),
+        ] {
+            let error = read_regular(&path, 2).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(read_regular(&at("none"), 2).unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     #[test]
     fn nothing_outside_is_opened() {

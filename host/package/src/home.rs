@@ -6,6 +6,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -69,6 +70,18 @@ impl Home {
     /// The file with this user's signing key.
     pub fn signing_key(&self) -> PathBuf {
         self.config.join("keys").join("signing.key")
+    }
+
+    /// Make the directory for data, if it is not there, for this user only: texts of others may come to lie in it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_data(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&self.data)
     }
 
     /// Where `make setup` puts releases of OpenVINO, each in a directory of its own.

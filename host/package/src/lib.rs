@@ -22,7 +22,7 @@
 
 pub mod component;
 pub mod error;
-mod files;
+pub mod files;
 pub mod graphs;
 pub mod home;
 pub mod import;

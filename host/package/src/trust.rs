@@ -13,7 +13,6 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
     io::{self, ErrorKind},
     path::PathBuf,
 };
@@ -22,7 +21,7 @@ use ostrakon_protocol::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{PackageError, toml_fault},
+    error::toml_fault,
     home::Home,
     names::check_text,
     signature::{KeyError, load_key},
@@ -124,16 +123,8 @@ impl TrustPolicy {
     /// The trust file or the own key is there and cannot be used.
     pub fn load(home: &Home) -> Result<Self, TrustError> {
         let path = home.trust_file();
-        let mut trusted = match File::open(&path) {
-            Ok(file) => {
-                let io = |source| TrustError::Io { file: path.clone(), source };
-                let length = file.metadata().map_err(io)?.len();
-                let bytes = crate::files::read_open(file, length, MAX_TRUST, &path).map_err(|e| match e {
-                    PackageError::Io { source, .. } => io(source),
-                    other => io(io::Error::other(other.to_string())),
-                })?;
-                parse(&bytes).map_err(|why| TrustError::Malformed { file: path.clone(), why })?
-            }
+        let mut trusted = match crate::files::read_regular(&path, MAX_TRUST) {
+            Ok(bytes) => parse(&bytes).map_err(|why| TrustError::Malformed { file: path.clone(), why })?,
             Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(TrustError::Io { file: path, source }),
         };

@@ -139,7 +139,7 @@ pub enum JobState {
     /// It waits or runs.
     #[n(1)]
     Running {
-        /// submit, schedule, execute, verify, return.
+        /// submit, schedule, execute, verify, return; after `: `, what it waits for there.
         #[n(0)]
         phase: String,
         /// Batches that are through.

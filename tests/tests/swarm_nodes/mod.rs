@@ -56,6 +56,7 @@ fn limits() -> CoordinatorLimits {
     CoordinatorLimits {
         patience: Duration::from_secs(1),
         search: Duration::from_secs(30),
+        search_in_vain: Duration::from_secs(5),
         ..CoordinatorLimits::default()
     }
 }

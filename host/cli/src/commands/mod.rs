@@ -100,9 +100,10 @@ fn write_json(value: &impl Serialize) -> Result<(), Problem> {
 
 /// A text of somebody else's, for the terminal: without anything that a terminal would obey or that turns the
 /// direction of what follows.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -51,18 +51,24 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
     };
     progress.finish();
     let (answer, mut signed) = answer?;
-    if let (Some(path), Some(signed)) = (&args.receipt, &mut signed) {
-        signed.request = signed.request.take().filter(|_| !args.texts_apart);
-        receipt::write(path, signed)?;
-    }
+    let written = match (&args.receipt, &mut signed) {
+        (Some(path), Some(signed)) => {
+            signed.request = signed.request.take().filter(|_| !args.texts_apart);
+            receipt::write_receipt(path, signed)
+        }
+        _ => Ok(()),
+    };
 
     notes(&input, &answer);
     let times = Times::of(&model, &answer, start.elapsed());
     if json {
         let receipt = signed.as_ref().map(|signed| signed.receipt.digest());
-        return write_json(&Document::new(&model, &input.texts, &answer, &times, receipt));
+        write_json(&Document::new(&model, &input.texts, &answer, &times, receipt))?;
+    } else {
+        show(&model, &input, &answer, &times, args.receipt.as_deref().filter(|_| written.is_ok()))?;
     }
-    show(&model, &input, &answer, &times, args.receipt.as_deref())
+    // What was computed is shown first: it is not lost because a file cannot be written.
+    Ok(written?)
 }
 
 pub(super) fn options(args: &RunArgs) -> Result<RunOptions, Problem> {

@@ -11,13 +11,14 @@ use crate::table;
 use ostrakon_node::swarm::client::{FleetNode, SwarmAnswer, SwarmClient, SwarmRequest};
 use ostrakon_node::swarm::known::KnownPackage;
 use ostrakon_node::{Digest, Home, Request, receipt, store};
-use ostrakon_protocol::{Document, Finding, PublicKey, SignedPlan, SigningKey, Snapshot, Verify, encode};
+use ostrakon_protocol::{Document, Finding, PublicKey, Receipt, SignedPlan, SigningKey, Snapshot, Verify, encode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::{timeout, timeout_at};
 
 /// What the swarm did, for showing.
 struct Outcome {
@@ -31,16 +32,49 @@ struct Outcome {
 
 pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), Problem> {
     run_tensors::expect_none(&args)?;
+    expect_apart(&args)?;
     let home = home()?;
     let known = known(&home, &args)?;
     let input = input::gather(std::mem::take(&mut args.text), args.input.as_deref())?;
-    let outcome = runtime()?.block_on(ask(&args, known, input.texts.clone(), start))?;
-    if let Some(path) = &args.receipt {
-        let mut signed = outcome.answer.signed.clone();
-        signed.request = signed.request.take().filter(|_| !args.texts_apart);
-        receipt::write(path, &signed)?;
+    let (outcome, plans) = runtime()?.block_on(ask(&args, known, input.texts.clone(), start))?;
+    let written = plans.and(write_receipt(&args, &outcome.answer));
+    let kept = written.is_ok();
+    if json {
+        write_json(&document(&args, &input.texts, &outcome))?;
+    } else {
+        show(&args, &input, &outcome, kept)?;
     }
-    if json { write_json(&document(&args, &input.texts, &outcome)) } else { show(&args, &input, &outcome) }
+    // What was computed is shown first: it is not lost because a file cannot be written.
+    written
+}
+
+/// The receipt, the plan and its snapshot must not replace one another.
+fn expect_apart(args: &RunArgs) -> Result<(), Problem> {
+    let (Some(receipt), Some(plan)) = (&args.receipt, &args.plan) else { return Ok(()) };
+    let snapshot = with_suffix(plan, ".snapshot");
+    match [plan, &snapshot].into_iter().find(|other| same_place(receipt, other)) {
+        None => Ok(()),
+        Some(other) => Err(Problem::usage(format!("--receipt and --plan would both write {}", other.display()))
+            .hint("give each a file of its own; the plan's snapshot is written beside it as FILE.snapshot")),
+    }
+}
+
+/// Whether two names are those of one file, there or not.
+fn same_place(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        path.canonicalize().ok().or_else(|| {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(folder.canonicalize().ok()?.join(path.file_name()?))
+        })
+    };
+    one == other || place(one).is_some_and(|one| Some(one) == place(other))
+}
+
+fn write_receipt(args: &RunArgs, answer: &SwarmAnswer) -> Result<(), Problem> {
+    let Some(path) = &args.receipt else { return Ok(()) };
+    let mut signed = answer.signed.clone();
+    signed.request = signed.request.take().filter(|_| !args.texts_apart);
+    Ok(receipt::write_receipt(path, &signed)?)
 }
 
 /// The package, if it is at hand: then its own tokens and borders are compared with what comes back.
@@ -50,17 +84,21 @@ fn known(home: &Home, args: &RunArgs) -> Result<Option<Arc<KnownPackage>>, Probl
     Ok(Some(Arc::new(KnownPackage::open(&directory, &policy(home, &args.trust)?, home, &options)?)))
 }
 
+/// The second result is whether the plans could be written.
 async fn ask(
     args: &RunArgs,
     known: Option<Arc<KnownPackage>>,
     texts: Vec<String>,
     start: Instant,
-) -> Result<Outcome, Problem> {
+) -> Result<(Outcome, Result<(), Problem>), Problem> {
     // A key for this run only: this machine's own may be that of a node, and nobody need know who asks.
     let key = SigningKey::generate().map_err(|e| Problem::failed(format!("there is no randomness for a key: {e}")))?;
-    let client = SwarmClient::connect(&args.swarm, key).await?;
+    let within = Duration::from_secs(args.within);
+    let until = Instant::now() + within;
+    let late = |_| Problem::failed(format!("no node of the swarm answered within {} s", args.within));
+    let client = timeout(within, SwarmClient::connect(&args.swarm, key)).await.map_err(late)??;
     let done = async {
-        let fleet = client.fleet().await?;
+        let fleet = timeout_at(until.into(), client.fleet()).await.map_err(late)??;
         let package = match &known {
             Some(known) => known.digest(),
             None => find(&args.package.display().to_string(), &fleet)?,
@@ -70,15 +108,16 @@ async fn ask(
             verify: args.verify.unwrap_or(Verify::None),
             batch: args.batch.unwrap_or(0),
             package: known,
-            within: Duration::from_secs(args.within),
+            within: until.saturating_duration_since(Instant::now()),
         };
         let submitted = Instant::now();
         let answer = client.run(&asked).await?;
         let job = submitted.elapsed();
-        if let Some(path) = &args.plan {
-            write_plans(&client, &answer, path).await?;
-        }
-        Ok::<_, Problem>(Outcome { answer, fleet, package, job, took: start.elapsed() })
+        let plans = match &args.plan {
+            Some(path) => write_plans(&client, &answer, path).await,
+            None => Ok(()),
+        };
+        Ok::<_, Problem>((Outcome { answer, fleet, package, job, took: start.elapsed() }, plans))
     };
     let outcome = done.await;
     client.close().await;
@@ -168,23 +207,39 @@ fn operators(fleet: &[FleetNode]) -> BTreeMap<PublicKey, &str> {
     fleet.iter().map(|node| (node.status.status.node, node.status.status.operator.as_str())).collect()
 }
 
-fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem> {
+/// Who ran which blocks, the last excluded, as the receipt says. A plan names who was to: a shadow may have stepped in.
+fn done_by(receipt: &Receipt) -> BTreeMap<(usize, usize), BTreeSet<PublicKey>> {
+    let mut done: BTreeMap<(usize, usize), BTreeSet<PublicKey>> = BTreeMap::new();
+    let mut witnesses: BTreeMap<(u32, u32), Vec<PublicKey>> = BTreeMap::new();
+    for witness in receipt.swarm.iter().flat_map(|swarm| &swarm.witnesses) {
+        witnesses.entry((witness.batch, witness.leg)).or_default().push(witness.node);
+    }
+    for (batch, legs) in (0..).zip(receipt.batches.iter().map(|batch| &batch.legs)) {
+        let mut from = 0;
+        for (number, leg) in (0..).zip(legs) {
+            let to = from + leg.steps.len();
+            let others = witnesses.remove(&(batch, number)).unwrap_or_default();
+            done.entry((from, to)).or_default().extend(others.into_iter().chain([leg.node]));
+            from = to;
+        }
+    }
+    done
+}
+
+fn show(args: &RunArgs, input: &Input, outcome: &Outcome, kept: bool) -> Result<(), Problem> {
     let Outcome { answer, fleet, package, job, took } = outcome;
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
     table::outputs(&mut out, style, &input.texts, &answer.outputs)?;
     let names = operators(fleet);
-    for (at, plan) in answer.plans.iter().enumerate() {
-        let title = if at + 1 == answer.plans.len() { "plan" } else { "plan that was given up" };
-        writeln!(out, "\n{}", style.strong(title))?;
-        for (number, leg) in plan.record.plan.legs.iter().enumerate() {
-            let nodes = leg.replicas.iter().map(|key| {
-                let operator = names.get(key).copied().unwrap_or("?");
-                format!("{} {}", short(key), style.faint(&plain(operator)))
-            });
-            let blocks = format!("{}-{}", leg.from, leg.to.saturating_sub(1));
-            writeln!(out, "  leg {number:<3} blocks {blocks:<9} {}", nodes.collect::<Vec<_>>().join(", "))?;
-        }
+    writeln!(out, "\n{}", style.strong("done by"))?;
+    for ((from, to), nodes) in done_by(&answer.signed.receipt) {
+        let nodes = nodes.iter().map(|key| {
+            let operator = names.get(key).copied().unwrap_or("?");
+            format!("{} {}", short(key), style.faint(&plain(operator)))
+        });
+        let blocks = format!("{from}-{}", to.saturating_sub(1));
+        writeln!(out, "  blocks {blocks:<9} {}", nodes.collect::<Vec<_>>().join(", "))?;
     }
     let entry = |name: &str| style.faint(&format!("{name:<8}"));
     writeln!(out)?;
@@ -198,11 +253,14 @@ fn show(args: &RunArgs, input: &Input, outcome: &Outcome) -> Result<(), Problem>
         style.faint(&format!("led by {}", short(&answer.coordinator)))
     )?;
     writeln!(out, "{} {}", entry("verified"), verified(answer, args.verify.unwrap_or(Verify::None)))?;
+    if answer.plans.len() > 1 {
+        writeln!(out, "{} {}, all but the last were given up", entry("plans"), answer.plans.len())?;
+    }
     for note in &answer.notes {
         writeln!(out, "{} {}", entry("note"), plain(note))?;
     }
     for (name, path) in [("receipt", &args.receipt), ("plan", &args.plan)] {
-        if let Some(path) = path {
+        if let Some(path) = path.as_ref().filter(|_| kept) {
             let how = if name == "plan" { " --plan" } else { "" };
             let hint = format!("check it with `ostrakon audit{how}` and this file");
             writeln!(out, "{} {} {}", entry(name), path.display(), style.faint(&hint))?;
@@ -233,6 +291,9 @@ fn document(args: &RunArgs, texts: &[String], outcome: &Outcome) -> Value {
             "auditors": nodes(&record.plan.auditors),
         })
     });
+    let done_by = done_by(&answer.signed.receipt).into_iter().map(
+        |((from, to), done)| json!({ "from": from, "to": to, "nodes": done.iter().map(node).collect::<Vec<_>>() }),
+    );
     let attestations = answer
         .attestations
         .iter()
@@ -251,6 +312,7 @@ fn document(args: &RunArgs, texts: &[String], outcome: &Outcome) -> Value {
         "digest": answer.digest.to_string(),
         "receipt": answer.signed.receipt.digest().to_string(),
         "plans": plans.collect::<Vec<_>>(),
+        "done_by": done_by.collect::<Vec<_>>(),
         "verified": verified(answer, args.verify.unwrap_or(Verify::None)),
         "attestations": attestations.collect::<Vec<_>>(),
         "notes": answer.notes,
@@ -271,11 +333,11 @@ pub(crate) fn verify(text: &str) -> Result<Verify, String> {
         Some(("audit", share)) => {
             let (share, before) = share.strip_suffix(":later").map_or((share, true), |share| (share, false));
             let percent: f64 = share.strip_suffix('%').and_then(|number| number.parse().ok()).ok_or_else(usage)?;
-            if !(percent > 0.0 && percent <= 100.0) {
-                return Err("an audit of more than 0% and at most 100%".into());
+            // In thousandths: a smaller share would be another one than was asked for.
+            if !(0.1..=100.0).contains(&percent) {
+                return Err("an audit of at least 0.1% and at most 100%".into());
             }
-            // At least a thousandth: less would be none.
-            let per_mille = (percent * 10.0).round().max(1.0) as u32;
+            let per_mille = (percent * 10.0).round() as u32;
             Verify::Audit { per_mille, before }
         }
         _ => return Err(usage()),
@@ -293,6 +355,7 @@ mod tests {
         assert_eq!(verify("quorum:2/3"), Ok(Verify::Quorum { needed: 2, nodes: 3 }));
         assert_eq!(verify("audit:10%"), Ok(Verify::Audit { per_mille: 100, before: true }));
         assert_eq!(verify("audit:0.5%:later"), Ok(Verify::Audit { per_mille: 5, before: false }));
+        assert_eq!(verify("audit:0.1%"), Ok(Verify::Audit { per_mille: 1, before: true }));
         assert_eq!(verify("full"), Ok(Verify::Full));
         for wrong in [
             "",
@@ -302,6 +365,8 @@ mod tests {
             "quorum:4/3",
             "quorum:9/17",
             "audit:0%",
+            "audit:0.0001%",
+            "audit:0.09%",
             "audit:101%",
             "audit:NaN%",
             "audit:10",

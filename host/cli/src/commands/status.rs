@@ -15,9 +15,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Most nodes that are asked themselves, and how many at once.
 const MAX_ASKED: usize = 64;
+/// How long it may take to hear from the first who is there.
+const BEGIN: Duration = Duration::from_secs(6);
 /// How long one may take.
 const WITHIN: Duration = Duration::from_secs(3);
 /// Most receipts that are shown to people.
@@ -39,17 +42,25 @@ pub(crate) fn run(args: &StatusArgs, json: bool) -> Result<(), Problem> {
 
 async fn gather(args: &StatusArgs) -> Result<Vec<Row>, Problem> {
     let key = SigningKey::generate().map_err(|e| Problem::failed(format!("there is no randomness for a key: {e}")))?;
-    let client = Arc::new(SwarmClient::connect(&args.swarm, key).await?);
-    let fleet = client.fleet().await?;
+    let asked = async {
+        let client = SwarmClient::connect(&args.swarm, key).await?;
+        let fleet = client.fleet().await?;
+        Ok::<_, Problem>((Arc::new(client), fleet))
+    };
+    let late = |_| Problem::failed(format!("no node of the swarm answered within {} s", BEGIN.as_secs()));
+    let (client, fleet) = timeout(BEGIN, asked).await.map_err(late)??;
     let mut asked = JoinSet::new();
     for (at, node) in fleet.iter().enumerate().take(MAX_ASKED) {
         let (client, key) = (Arc::clone(&client), node.status.status.node);
         asked.spawn(async move {
-            // The first question may have to connect; the second one is measured.
-            let receipts = tokio::time::timeout(WITHIN, client.receipts(key)).await.ok()?.ok()?;
-            let start = Instant::now();
-            tokio::time::timeout(WITHIN, client.receipts(key)).await.ok()?.ok()?;
-            Some((at, Heard { round_trip: start.elapsed(), receipts }))
+            let heard = async {
+                // The first question may have to connect; the second one is measured.
+                let receipts = client.receipts(key).await.ok()?;
+                let start = Instant::now();
+                client.receipts(key).await.ok()?;
+                Some((at, Heard { round_trip: start.elapsed(), receipts }))
+            };
+            timeout(WITHIN, heard).await.ok()?
         });
     }
     let mut heard = BTreeMap::new();

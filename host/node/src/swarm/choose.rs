@@ -18,7 +18,7 @@ use crate::error::NodeError;
 use crate::options::RunOptions;
 use ostrakon_net::Client;
 use ostrakon_package::Home;
-use ostrakon_protocol::{Digest, Plan, PlanRequest, PublicKey, SignedPlan, SigningKey};
+use ostrakon_protocol::{Digest, Plan, PlanRequest, PublicKey, SignedPlan, SignedStatus, SigningKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -101,6 +101,14 @@ impl Choosing {
         Ok(signed)
     }
 
+    /// Whether nodes serve each block of a job, but not of as many operators as have to agree, even if all were idle. This
+    /// computes.
+    pub(super) fn too_few(&self, work: &Work) -> bool {
+        let replicas = work.signed.job.verify.replicas();
+        let found = operators(&self.net.fleet().statuses(), &work.package.digest(), work.block_count());
+        found.iter().all(|&found| found > 0) && found.iter().any(|&found| found < replicas)
+    }
+
     /// Learn from a job. This computes and writes.
     pub(super) fn learn(
         &self,
@@ -139,6 +147,33 @@ impl Choosing {
     }
 }
 
+/// For each block of a package, how many operators have nodes that serve it.
+fn operators(statuses: &[SignedStatus], package: &Digest, blocks: u32) -> Vec<u32> {
+    let mut ranges: BTreeMap<&str, Vec<(u32, u32)>> = BTreeMap::new();
+    for status in statuses.iter().map(|signed| &signed.status).filter(|status| !status.draining) {
+        let served = status.served.iter().filter(|served| served.package == *package && served.from < served.to);
+        ranges.entry(&status.operator).or_default().extend(served.map(|s| (s.from, s.to.min(blocks))));
+    }
+    let mut found = vec![0; blocks as usize];
+    for ranges in ranges.values() {
+        // Ranges overlap as nodes please: where they begin and end is counted, not each block of each.
+        let mut edges = vec![0i64; found.len() + 1];
+        for &(from, to) in ranges {
+            for (at, by) in [(from, 1), (to, -1)] {
+                if let Some(edge) = edges.get_mut(at as usize) {
+                    *edge += by;
+                }
+            }
+        }
+        let mut open = 0;
+        for (found, edge) in found.iter_mut().zip(edges) {
+            open += edge;
+            *found += u32::from(open > 0);
+        }
+    }
+    found
+}
+
 /// Whether a plan covers all blocks in order, with as many different nodes for each leg as the job has replicas.
 pub(super) fn covers(work: &Work, plan: &Plan) -> Result<(), String> {
     let replicas = work.signed.job.verify.replicas() as usize;
@@ -157,4 +192,48 @@ pub(super) fn covers(work: &Work, plan: &Plan) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("its legs end after block {block} of {}", work.block_count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostrakon_protocol::{Hardware, Load, Roles, Served, Status};
+
+    fn status(seed: u8, operator: &str, ranges: &[(u32, u32)], draining: bool) -> SignedStatus {
+        let key = SigningKey::from_seed(&[seed; 32]);
+        let served = |&(from, to)| Served {
+            package: Digest::from_bytes([7; 32]),
+            name: "some".into(),
+            from,
+            to,
+            rows_per_second: 1,
+        };
+        let status = Status {
+            node: key.public(),
+            sequence: 1,
+            issued: 1,
+            operator: operator.into(),
+            roles: Roles { execution: true, ..Roles::default() },
+            addresses: vec![],
+            hardware: Hardware::default(),
+            load: Load::default(),
+            served: ranges.iter().map(served).collect(),
+            plugins: vec![],
+            draining,
+        };
+        SignedStatus::sign(&key, status)
+    }
+
+    #[test]
+    fn operators_are_counted_once_for_each_block() {
+        let fleet = [
+            status(1, "a", &[(0, 2), (1, 3)], false),
+            status(2, "a", &[(0, 4)], false),
+            status(3, "b", &[(2, 9), (9, 2), (u32::MAX, u32::MAX)], false),
+            status(4, "c", &[(0, 4)], true),
+        ];
+        assert_eq!(operators(&fleet, &Digest::from_bytes([7; 32]), 5), [1, 1, 2, 2, 1]);
+        assert_eq!(operators(&fleet, &Digest::from_bytes([8; 32]), 2), [0, 0]);
+        assert_eq!(operators(&[], &Digest::from_bytes([7; 32]), 2), [0, 0]);
+    }
 }

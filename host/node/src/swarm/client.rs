@@ -6,13 +6,18 @@
 //! 2. The job is signed once. A scheduling node gets it and is asked how it stands until it is done; then the answer is
 //!    fetched and looked at ([`check`](super::check)).
 //! 3. A node that refuses, does not answer or answers something that must not be believed is left, and the next one gets
-//!    the same job. The first answer that holds is the answer; no other is taken.
+//!    the same job. The first answer that holds is the answer; no other is taken. When there is no use in asking on
+//!    ([`tries`]), that is said at once.
+
+mod tries;
 
 use super::answer::{MAX_ROW_BYTES, Sent, floats, output, receive};
 use super::check::{Check, Checked, check};
 use super::known::KnownPackage;
 use crate::error::NodeError;
 use crate::execute::Output;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use ostrakon_net::{Client, NetConfig, NetError, Offence};
 use ostrakon_protocol::wire::{Ask, FileAsk, JobState, MAX_CONTROL_BYTES, MAX_FLEET, ReceiptLine, Refusal, Reply};
 use ostrakon_protocol::{
@@ -22,8 +27,13 @@ use ostrakon_protocol::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout, timeout_at};
+use tries::{Failure, Tries};
 
+/// How long one of the first nodes may take to be reached; one that is frozen takes as long as it is given.
+const DIAL: Duration = Duration::from_secs(5);
+/// Likewise, once another one was reached.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How long a control message may take.
 const CONTROL: Duration = Duration::from_secs(3);
 /// How long the first byte of a file may take.
@@ -88,13 +98,27 @@ pub struct SwarmClient {
     bootstrap: Vec<PublicKey>,
 }
 
-/// What became of asking one node.
-enum Tried {
-    Answer(Box<SwarmAnswer>),
-    /// Another node may do better.
-    Next(String),
-    /// It says that the job itself is wrong. It may lie, but there is no use in asking it again.
-    Refused(String),
+/// The nodes at these addresses, in their order, and why the others are not among them.
+async fn dial(net: &Client, addresses: &[String]) -> (Vec<PublicKey>, Vec<String>) {
+    let dials = addresses.iter().enumerate().map(|(at, address)| async move { (at, net.dial(address).await) });
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    let mut results: BTreeMap<usize, Result<PublicKey, NetError>> = BTreeMap::new();
+    let mut until = Instant::now() + DIAL;
+    while let Ok(Some((at, result))) = timeout_at(until.into(), dials.next()).await {
+        if result.is_ok() {
+            until = until.min(Instant::now() + OTHERS);
+        }
+        results.insert(at, result);
+    }
+    let (mut reached, mut failed) = (Vec::new(), Vec::new());
+    for (at, address) in addresses.iter().enumerate() {
+        match results.remove(&at) {
+            Some(Ok(node)) => reached.push(node),
+            Some(Err(error)) => failed.push(format!("{address}: {error}")),
+            None => failed.push(format!("{address}: nobody answers there within {} s", DIAL.as_secs())),
+        }
+    }
+    (reached, failed)
 }
 
 fn swarm(reason: impl Into<String>) -> NodeError {
@@ -120,15 +144,7 @@ impl SwarmClient {
         let (net, mut events) = Client::start(config).await?;
         // A client serves nothing: whatever it is asked is dropped, which tells the peer that it cannot.
         tokio::spawn(async move { while events.recv().await.is_some() {} });
-        let dialled = futures::future::join_all(addresses.iter().map(|address| net.dial(address))).await;
-        let mut failed = Vec::new();
-        let mut bootstrap = Vec::new();
-        for (address, result) in addresses.iter().zip(dialled) {
-            match result {
-                Ok(node) => bootstrap.push(node),
-                Err(error) => failed.push(format!("{address}: {error}")),
-            }
-        }
+        let (bootstrap, failed) = dial(&net, addresses).await;
         if bootstrap.is_empty() {
             net.stop().await;
             return Err(swarm(format!("no node of the swarm can be reached: {}", failed.join("; "))));
@@ -276,42 +292,38 @@ impl SwarmClient {
         within: Duration,
     ) -> Result<SwarmAnswer, NodeError> {
         let until = Instant::now() + within;
-        let mut reasons: BTreeMap<PublicKey, String> = BTreeMap::new();
-        // Liars, and those who will not have the job.
-        let mut left_out = BTreeSet::new();
+        let mut tries = Tries::default();
         let mut rest = Duration::from_millis(100);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let schedulers = tokio::time::timeout(left, self.schedulers()).await.unwrap_or_default();
+            let schedulers = timeout(left, self.schedulers()).await.unwrap_or_default();
             for &node in &schedulers {
-                if left_out.contains(&node) {
+                if tries.is_left_out(&node) {
                     continue;
                 }
                 let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-                let tried = tokio::time::timeout(left, self.ask_one(node, signed, package, &mut left_out)).await;
-                match tried {
-                    Ok(Tried::Answer(mut answer)) => {
-                        answer.notes.extend(reasons.iter().map(|(node, reason)| format!("{node} was left: {reason}")));
-                        return Ok(*answer);
+                let mut said = String::new();
+                match timeout(left, self.ask_one(node, signed, package, &mut said)).await {
+                    Ok(Ok(mut answer)) => {
+                        answer.notes.extend(tries.notes());
+                        return Ok(answer);
                     }
-                    Ok(Tried::Next(reason)) => {
-                        tracing::warn!(%node, reason, "another scheduling node is asked");
-                        reasons.insert(node, reason);
+                    Ok(Err(failure)) => {
+                        tracing::warn!(%node, reason = failure.reason(), "another scheduling node is asked");
+                        tries.note(node, failure);
                     }
-                    Ok(Tried::Refused(reason)) => {
-                        reasons.insert(node, reason);
-                        left_out.insert(node);
+                    Err(_) if said.is_empty() => tries.note(node, Failure::Next("it was not done in time".into())),
+                    Err(_) => {
+                        tries.note(node, Failure::Next(format!("it was not done in time; the last word was {said}")))
                     }
-                    Err(_) => drop(reasons.insert(node, "it was not done in time".into())),
                 }
             }
-            let nobody = !schedulers.is_empty() && schedulers.iter().all(|node| left_out.contains(node));
-            if nobody || Instant::now() + rest >= until {
-                let told: Vec<String> = reasons.iter().map(|(node, reason)| format!("{node}: {reason}")).collect();
-                let told = if told.is_empty() { "no scheduling node is known".to_owned() } else { told.join("; ") };
-                let when =
-                    if nobody { "that can be believed".into() } else { format!("within {} s", within.as_secs()) };
-                return Err(swarm(format!("no scheduling node gave an answer {when}: {told}")));
+            if let Some(why) = tries.hopeless(&schedulers, &signed.job.request.package, Instant::now()) {
+                return Err(swarm(why));
+            }
+            if Instant::now() + rest >= until {
+                let (seconds, told) = (within.as_secs_f64(), tries.told());
+                return Err(swarm(format!("no scheduling node gave an answer within {seconds:.0} s: {told}")));
             }
             sleep(rest).await;
             rest = (rest * 2).min(Duration::from_secs(2));
@@ -323,20 +335,18 @@ impl SwarmClient {
         node: PublicKey,
         signed: &Arc<SignedJob>,
         package: Option<&Arc<KnownPackage>>,
-        liars: &mut BTreeSet<PublicKey>,
-    ) -> Tried {
+        said: &mut String,
+    ) -> Result<SwarmAnswer, Failure> {
         let id = signed.job.id();
-        let mut state = match self.submit(node, signed).await {
-            Ok(state) => state,
-            Err(tried) => return tried,
-        };
+        let mut state = self.submit(node, signed).await?;
         let (mut pause, mut unheard) = (POLL.0, 0);
         loop {
             match state {
                 JobState::Done { .. } => break,
-                JobState::Failed { reason } => return Tried::Next(plain(&reason)),
-                JobState::Unknown => return Tried::Next("it has forgotten the job".into()),
-                JobState::Running { .. } => {}
+                JobState::Failed { reason } => return Err(Failure::Refused(plain(&reason))),
+                JobState::Unknown => return Err(Failure::Next("it has forgotten the job".into())),
+                JobState::Running { phase, .. } if phase.is_empty() => {}
+                JobState::Running { phase, .. } => *said = plain(&phase),
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(POLL.1);
@@ -345,34 +355,28 @@ impl SwarmClient {
                     unheard = 0;
                     state
                 }
-                Ok(reply) => return Tried::Next(other(reply)),
-                Err(error) if unheard + 1 >= PATIENCE => return Tried::Next(error.to_string()),
+                Ok(reply) => return Err(Failure::Next(other(reply))),
+                Err(error) if unheard + 1 >= PATIENCE => return Err(Failure::Next(error.to_string())),
                 Err(_) => {
                     unheard += 1;
                     JobState::Running { phase: String::new(), done: 0, of: 0 }
                 }
             };
         }
-        match self.fetch(node, id).await {
-            Ok((answer, rows)) => {
-                let (signed, package) = (Arc::clone(signed), package.cloned());
-                let looked =
-                    tokio::task::spawn_blocking(move || believed(&signed.job, node, package, answer, &rows)).await;
-                match looked {
-                    Ok(Ok(answer)) => Tried::Answer(Box::new(answer)),
-                    Ok(Err(error)) => {
-                        self.net.report(error.who, Offence::Wrong);
-                        liars.insert(node);
-                        Tried::Next(error.to_string())
-                    }
-                    Err(error) => Tried::Next(format!("a fault of this program: {error}")),
-                }
+        let (answer, rows) = self.fetch(node, id).await.map_err(Failure::Next)?;
+        let (signed, package) = (Arc::clone(signed), package.cloned());
+        let looked = tokio::task::spawn_blocking(move || believed(&signed.job, node, package, answer, &rows)).await;
+        match looked {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.net.report(error.who, Offence::Wrong);
+                Err(Failure::Lied(error.to_string()))
             }
-            Err(reason) => Tried::Next(reason),
+            Err(error) => Err(Failure::Next(format!("a fault of this program: {error}"))),
         }
     }
 
-    async fn submit(&self, node: PublicKey, signed: &SignedJob) -> Result<JobState, Tried> {
+    async fn submit(&self, node: PublicKey, signed: &SignedJob) -> Result<JobState, Failure> {
         // What an encoded question adds to the job in it.
         const FRAME: usize = 64;
         let job = encode(signed);
@@ -382,10 +386,11 @@ impl SwarmClient {
         } else {
             self.submit_on_stream(node, &job).await
         };
-        match reply.map_err(Tried::Next)? {
+        match reply.map_err(Failure::Next)? {
             Reply::Job(state) => Ok(state),
-            Reply::Refused { why: Refusal::Bad, reason } => Err(Tried::Refused(plain(&reason))),
-            reply => Err(Tried::Next(other(reply))),
+            Reply::Refused { why: Refusal::Bad, reason } => Err(Failure::Refused(plain(&reason))),
+            Reply::Refused { why: Refusal::NotHere, reason } => Err(Failure::NotHere(plain(&reason))),
+            reply => Err(Failure::Next(other(reply))),
         }
     }
 

@@ -45,6 +45,8 @@ const SCHEDULE: u8 = 1;
 const EXECUTE: u8 = 2;
 const VERIFY: u8 = 3;
 const RETURN: u8 = 4;
+/// Most characters that clients are told of what a job waits for.
+const MAX_WAIT: usize = 500;
 
 /// Bounds of what a coordinator takes on.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,8 @@ pub struct CoordinatorLimits {
     pub audit: Duration,
     /// For how long it is tried to find nodes for a job.
     pub search: Duration,
+    /// Likewise, while the whole fleet would not be enough for it, were it idle. Never longer than the other.
+    pub search_in_vain: Duration,
     /// What is kept.
     pub kept: Kept,
 }
@@ -74,6 +78,7 @@ impl Default for CoordinatorLimits {
             patience: Duration::from_secs(2),
             audit: Duration::from_secs(15),
             search: Duration::from_secs(60),
+            search_in_vain: Duration::from_secs(10),
             kept: Kept::default(),
         }
     }
@@ -126,17 +131,27 @@ struct Live {
     phase: AtomicU8,
     done: AtomicU32,
     of: AtomicU32,
+    /// What it waits for, if that is known.
+    wait: Mutex<String>,
 }
 
 impl Live {
     fn state(&self) -> JobState {
         let phase = PHASES.get(usize::from(self.phase.load(Ordering::Relaxed))).copied().unwrap_or_default();
         let (done, of) = (self.done.load(Ordering::Relaxed), self.of.load(Ordering::Relaxed));
-        JobState::Running { phase: phase.to_owned(), done, of }
+        let wait = lock(&self.wait);
+        let phase = if wait.is_empty() { phase.to_owned() } else { format!("{phase}: {wait}") };
+        JobState::Running { phase, done, of }
     }
 
     fn enter(&self, phase: u8) {
+        lock(&self.wait).clear();
         self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// It goes on only when this changes.
+    fn waits(&self, why: &str) {
+        *lock(&self.wait) = why.chars().take(MAX_WAIT).collect();
     }
 }
 
@@ -441,6 +456,12 @@ fn not_yours() -> Reply {
 
 impl Live {
     fn new(client: PublicKey) -> Arc<Self> {
-        Arc::new(Self { client, phase: AtomicU8::new(SUBMIT), done: AtomicU32::new(0), of: AtomicU32::new(0) })
+        Arc::new(Self {
+            client,
+            phase: AtomicU8::new(SUBMIT),
+            done: AtomicU32::new(0),
+            of: AtomicU32::new(0),
+            wait: Mutex::default(),
+        })
     }
 }

@@ -23,6 +23,7 @@ use crate::error::NodeError;
 use crate::options::{Arithmetic, Native, RunOptions};
 use crate::swarm::serve::{Blocks, PackageSetting};
 use ostrakon_net::NetConfig;
+use ostrakon_package::files::read_regular;
 use ostrakon_package::names::check_name;
 use ostrakon_package::{Home, TrustPolicy};
 use ostrakon_protocol::plan::MAX_BLOCKS;
@@ -79,7 +80,7 @@ pub struct Settings {
 
 /// Whose packages run beside those of the trust file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, as in examples/node.toml")]
 pub struct TrustSettings {
     /// Packages that nobody signed.
     pub allow_unsigned: bool,
@@ -120,7 +121,7 @@ struct File {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table, as { package = \"minilm\" }")]
 struct PackageEntry {
     package: String,
     shards: Option<Vec<String>>,
@@ -138,11 +139,8 @@ impl Settings {
     /// It cannot be read, is not settings, or something in it makes no sense.
     pub fn read(path: &Path) -> Result<Self, NodeError> {
         let wrong = |why: String| NodeError::Setting(format!("{}: {why}", path.display()));
-        let length = std::fs::metadata(path).map_err(|e| wrong(format!("cannot be read: {e}")))?.len();
-        if length > MAX_FILE_BYTES {
-            return Err(wrong(format!("{length} bytes, settings have at most {MAX_FILE_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let bytes = read_regular(path, MAX_FILE_BYTES).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let text = String::from_utf8(bytes).map_err(|e| wrong(format!("cannot be read: {e}")))?;
         let near = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self::parse(&text, near).map_err(wrong)
     }

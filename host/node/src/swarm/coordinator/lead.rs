@@ -1,7 +1,7 @@
 //! One job, from its texts to its receipt.
 
 use super::metrics::count;
-use super::{EXECUTE, Inner, Live, MAX_PLANS, RETURN, SCHEDULE, VERIFY, aside};
+use super::{CoordinatorLimits, EXECUTE, Inner, Live, MAX_PLANS, RETURN, SCHEDULE, VERIFY, aside};
 use crate::swarm::answer::{self, Assembled};
 use crate::swarm::choose::Loaded;
 use crate::swarm::clock::now;
@@ -142,21 +142,31 @@ impl Way<'_> {
     async fn plan(&mut self) -> Result<(), String> {
         self.live.enter(SCHEDULE);
         let (start, mut rest) = (Instant::now(), Duration::from_millis(50));
+        let CoordinatorLimits { search, search_in_vain, .. } = self.inner.limits;
+        let mut in_vain_since = None;
         loop {
             let attempt = u32::try_from(self.plans.len()).unwrap_or(u32::MAX);
             let request = self.work.plan_request(attempt, self.ledger.excluded());
             let (inner, loaded, work) = (Arc::clone(self.inner), Arc::clone(&self.loaded), Arc::clone(&self.work));
-            match aside(move || inner.choosing.plan(&loaded, &work, request)).await? {
+            let choose = move || {
+                let choosing = &inner.choosing;
+                choosing.plan(&loaded, &work, request).map_err(|error| (error, choosing.too_few(&work)))
+            };
+            match aside(choose).await? {
                 Ok(plan) => {
                     count(&self.inner.metrics.plans, 1);
                     self.plans.push(plan);
                     return Ok(());
                 }
-                Err(error) if start.elapsed() > self.inner.limits.search => {
-                    return Err(format!("no plan can be made: {}{}", error.in_full(), self.blamed()));
-                }
-                Err(error) => {
-                    tracing::debug!(job = %self.work.id, error = error.in_full(), "no plan can be made now");
+                Err((error, too_few)) => {
+                    let why = format!("no plan can be made: {}{}", error.in_full(), self.blamed());
+                    in_vain_since = too_few.then(|| in_vain_since.unwrap_or_else(Instant::now));
+                    let in_vain = in_vain_since.is_some_and(|since| since.elapsed() > search_in_vain);
+                    if in_vain || start.elapsed() > search {
+                        return Err(why);
+                    }
+                    tracing::debug!(job = %self.work.id, why, "nodes are waited for");
+                    self.live.waits(&why);
                     self.ledger.forgive();
                     tokio::time::sleep(rest).await;
                     rest = (rest * 2).min(LONGEST_REST);

@@ -64,8 +64,10 @@ impl PackageSetting {
             Blocks::All => Ok(0..count),
             Blocks::Range(range) if range.start < range.end && range.end <= count => Ok(range.clone()),
             Blocks::Range(range) => wrong(format!(
-                "there are no blocks {} to {}: the package has {count}, counted from 0, and the end is one after the last",
-                range.start, range.end
+                "there are no blocks {}-{}: the package has the blocks 0-{}",
+                range.start,
+                range.end.saturating_sub(1),
+                count.saturating_sub(1)
             )),
             Blocks::Shards(names) => {
                 let known: Vec<&str> = model.manifest().shards.iter().map(|shard| shard.name.as_str()).collect();
@@ -103,6 +105,8 @@ pub struct Hosted {
     pub backend: &'static str,
     /// Most tokens of a text.
     pub max_tokens: u32,
+    /// The files with weights of the blocks that are served, and how long each must be.
+    weights: Vec<(PathBuf, u64)>,
     model: Arc<Queue<Model>>,
     /// The linear layers of the blocks that are served.
     pub(super) share_layers: Arc<ShareLayers>,
@@ -123,6 +127,9 @@ pub enum NoLeg {
     /// Nobody wants it any more.
     #[error("the session was aborted")]
     Aborted,
+    /// A file was changed while it was served.
+    #[error("the file {0} of a package that this node serves was cut short")]
+    Cut(String),
     /// A block failed.
     #[error(transparent)]
     Block(#[from] NodeError),
@@ -152,6 +159,9 @@ impl Hosted {
         }
         model.make_blocks_ready(blocks.clone())?;
         let share_layers = Arc::new(ShareLayers::of(&model, &blocks)?);
+        let served = model.manifest().blocks.iter().skip(blocks.start as usize).take(blocks.len());
+        let weights = served.filter_map(|block| block.weights.as_ref());
+        let weights = weights.map(|entry| (directory.join(&entry.file), entry.bytes)).collect();
         Ok(Self {
             setting: setting.clone(),
             directory,
@@ -162,10 +172,25 @@ impl Hosted {
             profile: model.profile(),
             backend: model.backend(),
             max_tokens: model.manifest().max_tokens.unwrap_or_default(),
+            weights,
             model: Arc::new(Queue::new(model)),
             share_layers,
             speed: Mutex::default(),
         })
+    }
+
+    /// Whether no file with weights is shorter than it was. They are mapped, and reading what is no longer there would end
+    /// this process. A file that was removed or replaced as a whole is no matter: the map keeps it.
+    fn uncut(&self) -> Result<(), NoLeg> {
+        let cut = |(path, bytes): &&(PathBuf, u64)| std::fs::metadata(path).is_ok_and(|file| file.len() < *bytes);
+        match self.weights.iter().find(cut) {
+            None => Ok(()),
+            Some((path, bytes)) => {
+                tracing::error!(file = %path.display(), bytes, "a file of a served package is shorter than it was");
+                // Others need not know where it lies.
+                Err(NoLeg::Cut(path.file_name().unwrap_or_default().to_string_lossy().into_owned()))
+            }
+        }
     }
 
     /// Most rows of a batch: as many as [`split`](crate::batch::split) ever makes.
@@ -202,8 +227,9 @@ impl Hosted {
         let (hosted, aborted) = (Arc::clone(self), abort.clone());
         tokio::task::spawn_blocking(move || {
             let found = tensor_digest(&input);
-            if found != announced {
-                let _ = done.send(Err(NoLeg::Input { found, announced }));
+            let right = if found == announced { Ok(()) } else { Err(NoLeg::Input { found, announced }) };
+            if let Err(no_leg) = right.and_then(|()| hosted.uncut()) {
+                let _ = done.send(Err(no_leg));
                 return;
             }
             let rows = lengths.as_i32().map_or(0, |lengths| lengths.iter().map(|&n| u64::from(n.unsigned_abs())).sum());

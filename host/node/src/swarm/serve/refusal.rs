@@ -43,7 +43,7 @@ impl From<NoLeg> for Refused {
             NoLeg::Input { .. } => Refusal::Bad,
             NoLeg::Aborted => Refusal::Busy,
             NoLeg::Block(NodeError::Block { source: CallError::Guest(_) | CallError::Trap(_), .. }) => Refusal::Bad,
-            NoLeg::Block(_) | NoLeg::Panicked => Refusal::Fault,
+            NoLeg::Block(_) | NoLeg::Cut(_) | NoLeg::Panicked => Refusal::Fault,
         };
         let reason = match &no {
             NoLeg::Block(error) => error.in_full(),

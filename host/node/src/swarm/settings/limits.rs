@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Bounds of what others may take of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table, as in examples/node.toml")]
 pub struct Limits {
     /// Sessions that are reserved or open at once.
     pub sessions: i64,

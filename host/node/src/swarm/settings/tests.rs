@@ -56,7 +56,7 @@ fn packages_say_which_blocks() {
 
 #[test]
 fn what_makes_no_sense_is_named_with_what_would_do() {
-    let all: [(&str, &[&str]); 22] = [
+    let all: [(&str, &[&str]); 24] = [
         ("opertor = 1", &["unknown field `opertor`", "line 3"]),
         ("listen = []", &["`listen` is empty", "/ip4/127.0.0.1/tcp/0"]),
         ("listen = [\"127.0.0.1:4001\"]", &["`listen`", "127.0.0.1:4001", "/ip4/127.0.0.1/tcp/4001"]),
@@ -75,6 +75,8 @@ fn what_makes_no_sense_is_named_with_what_would_do() {
         ("packages = [{ package = \"m\", shards = [] }]", &["0 shards"]),
         ("packages = [{ package = \"m\", shards = [\"a\"], blocks = \"1\" }]", &["shards and blocks", "one of them"]),
         ("packages = [{ packge = \"m\" }]", &["unknown field `packge`"]),
+        ("packages = [\"m\"]", &["expected a table, as { package = \"minilm\" }"]),
+        ("limits = 3", &["expected a table"]),
         ("[limits]\nsessions = 0", &["`limits.sessions` is 0", "1 to 4096"]),
         ("[limits]\nmemory_mib = 9223372036854775807", &["`limits.memory_mib`", "16 to"]),
         ("[limits]\nsesions = 1", &["unknown field `sesions`"]),
@@ -86,6 +88,7 @@ fn what_makes_no_sense_is_named_with_what_would_do() {
             assert!(error.contains(part), "{line}: {error}");
         }
         assert!(!error.contains('\n') && !error.contains('\u{1b}'), "{line}: {error}");
+        assert!(!error.contains("struct"), "{line}: {error}");
     }
 }
 
