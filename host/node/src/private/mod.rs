@@ -157,6 +157,11 @@ impl PrivateModel {
         Ok(start.elapsed())
     }
 
+    /// Rows whose masks are ready in all layers.
+    pub fn ready(&self) -> usize {
+        self.servers.ready()
+    }
+
     /// Run texts, at most `most` in a batch. Masks that are not ready are prepared on the way.
     ///
     /// # Errors

@@ -229,7 +229,8 @@ impl ShareServers {
     pub(super) fn prepare_all(&self, rows: usize) -> Result<(), NodeError> {
         let mut state = lock(&self.state);
         let row: usize = state.layers.iter().map(|layer| 4 * (layer.inputs() + layer.columns() * self.seeds())).sum();
-        let mut left = rows.min((POOL_BYTES / row.max(1)).max(1));
+        let held = lock(&self.pool).values().map(rows_in).max().unwrap_or(0);
+        let mut left = rows.min((POOL_BYTES / row.max(1)).max(1).saturating_sub(held));
         while left > 0 {
             let now = left.min(MAX_TOKENS);
             for at in 0..state.legs.len() {
@@ -238,6 +239,12 @@ impl ShareServers {
             left -= now;
         }
         Ok(())
+    }
+
+    /// Rows that are ready in all layers.
+    pub(super) fn ready(&self) -> usize {
+        let (state, pool) = (lock(&self.state), lock(&self.pool));
+        state.layers.iter().map(|layer| pool.get(&layer.stream()).map_or(0, rows_in)).min().unwrap_or(0)
     }
 
     fn seeds(&self) -> usize {
@@ -406,7 +413,7 @@ impl ShareServers {
     fn take(&self, stream: u32, rows: usize) -> Result<Option<Masked>, NnError> {
         let mut pool = lock(&self.pool);
         let Some(ready) = pool.get_mut(&stream) else { return Ok(None) };
-        if ready.iter().map(|block| block.rows).sum::<usize>() < rows {
+        if rows_in(ready) < rows {
             return Ok(None);
         }
         if ready.front().is_some_and(|block| block.rows == rows) {
@@ -454,6 +461,10 @@ impl ShareServers {
         }
         Ok(())
     }
+}
+
+fn rows_in(ready: &VecDeque<Ready>) -> usize {
+    ready.iter().map(|block| block.rows).sum()
 }
 
 /// Whose fault it was.
