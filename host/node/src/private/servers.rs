@@ -91,7 +91,10 @@ struct State {
     layers: Vec<Arc<SharedLayer>>,
     legs: Vec<Leg>,
     addresses: BTreeMap<PublicKey, Vec<String>>,
+    /// Whoever failed since the last plan, and all liars.
     excluded: BTreeSet<PublicKey>,
+    /// Whoever sent something wrong: not asked again, even if nobody else is left.
+    liars: BTreeSet<PublicKey>,
     notes: Vec<String>,
 }
 
@@ -395,13 +398,16 @@ impl ShareServers {
             self.choosing.net().report(failed, offence);
         }
         state.excluded.insert(failed);
+        if !trouble.may_pass() {
+            state.liars.insert(failed);
+        }
         state.note(format!("{failed}: {trouble}"));
         if next.is_some() {
             return Ok(());
         }
         if let Err(error) = self.plan(state) {
             // Whoever only failed may be there again; liars stay out.
-            state.excluded.retain(|node| self.choosing.net().fleet().reputation(node) < 1000);
+            state.excluded.clone_from(&state.liars);
             self.plan(state).map_err(|again| {
                 SharedError::Hopeless(format!("{}; without those who failed: {}", again.in_full(), error.in_full()))
             })?;
