@@ -370,8 +370,11 @@ impl ShareServers {
         let purpose = state.purpose(at).ok_or_else(gone)?;
         let (node, open) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)).ok_or_else(gone)?;
         match open.take() {
-            Some(connection) => Ok(connection),
-            None => {
+            Some(connection) if !connection.is_idle() => Ok(connection),
+            idle => {
+                if let Some(idle) = idle {
+                    self.handle.spawn(idle.close());
+                }
                 let addresses = state.addresses.get(node).map(Vec::as_slice).unwrap_or_default();
                 self.handle.block_on(Connection::open(self.choosing.net(), *node, addresses, purpose))
             }
