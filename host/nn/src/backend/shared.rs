@@ -167,7 +167,11 @@ impl SharedLayer {
         shares.check(share, product, &secret.challenge, &secret.projection)
     }
 
-    fn draw_anew(&self, executor: &Executor) -> Result<(), NnError> {
+    /// Draw its secret vectors anew: whoever sent something wrong may have learnt something about them.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn draw_anew(&self, executor: &Executor) -> Result<(), NnError> {
         let drawn = Arc::new(Secret::draw(executor, &self.layer, &self.parts)?);
         *self.secret.write().unwrap_or_else(PoisonError::into_inner) = drawn;
         Ok(())

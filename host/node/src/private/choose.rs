@@ -10,8 +10,9 @@ use crate::swarm::clock::now;
 use crate::swarm::schedule::{History, Scheduler};
 use ostrakon_net::Client;
 use ostrakon_package::Home;
-use ostrakon_protocol::{BlockNeeds, Digest, PlanRequest, PlannedLeg, PublicKey, SigningKey, Verify};
+use ostrakon_protocol::{BlockNeeds, Digest, PlanRequest, PlannedLeg, PublicKey, SignedStatus, SigningKey, Verify};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Rows of the batch for which speed is predicted.
 const ROWS: u64 = 128;
@@ -22,6 +23,8 @@ pub(super) struct Choosing {
     scheduler: Scheduler,
     count: u32,
     key: SigningKey,
+    /// What the swarm had last: whoever told it may be gone before the servers are.
+    known: Mutex<Vec<SignedStatus>>,
 }
 
 /// Who does what.
@@ -47,7 +50,7 @@ impl Choosing {
     ) -> Result<Self, NodeError> {
         // Plans are made for nobody else to see: the key is used for their lots only.
         let key = SigningKey::from_seed(&randomness()?);
-        Ok(Self { client, scheduler: Scheduler::load(scheduler, home, options)?, count, key })
+        Ok(Self { client, scheduler: Scheduler::load(scheduler, home, options)?, count, key, known: Mutex::default() })
     }
 
     /// How many servers.
@@ -59,14 +62,25 @@ impl Choosing {
         self.client.net()
     }
 
-    /// Choose among the nodes that the swarm has now.
+    async fn statuses(&self) -> Result<Vec<SignedStatus>, NodeError> {
+        let asked = self.client.fleet().await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Ok(fleet) => *known = fleet.into_iter().map(|node| node.status).collect(),
+            Err(error) if known.is_empty() => return Err(error),
+            Err(error) => tracing::warn!(%error, "nobody says who is there: those are taken who were there before"),
+        }
+        Ok(known.clone())
+    }
+
+    /// Choose among the nodes that the swarm has now, or had when somebody said so.
     pub(super) async fn choose(
         &self,
         package: Digest,
         needs: &[BlockNeeds],
         excluded: Vec<PublicKey>,
     ) -> Result<Chosen, NodeError> {
-        let statuses: Vec<_> = self.client.fleet().await?.into_iter().map(|node| node.status).collect();
+        let statuses = self.statuses().await?;
         let addresses = statuses.iter().map(|signed| (signed.status.node, signed.status.addresses.clone())).collect();
         let snapshot = History::default().snapshot(self.key.public(), now(), statuses);
         let request = PlanRequest {

@@ -9,13 +9,16 @@ use ostrakon_nn::Tensor;
 use ostrakon_protocol::share::{FromServer, ToServer, element_bytes};
 use ostrakon_protocol::wire::Refusal;
 use ostrakon_protocol::{Digest, PublicKey};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// Least time for a server to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time to reach a server and to have it take the stream.
 const REACH: Duration = Duration::from_secs(5);
+/// After this time without a call a stream is opened anew: a server does not keep one that is silent for ever, and to find out
+/// would cost a mask and look like its fault.
+const IDLE: Duration = Duration::from_secs(10);
 /// Multiply-adds a second that a server must do at least, and bytes that it must send.
 const LEAST_WORK: u64 = 100_000_000;
 const LEAST_BYTES: u64 = 1 << 20;
@@ -26,6 +29,7 @@ pub(super) struct Connection {
     call: u32,
     /// The call that is answered next.
     due: u32,
+    used: Instant,
 }
 
 /// What a stream is opened for.
@@ -85,7 +89,7 @@ impl Connection {
         let Purpose { package, from, to, rows } = purpose;
         stream.send(&ToServer::Open { package, from, to, rows }, &[]).await?;
         match received(&mut stream, REACH).await? {
-            FromServer::Opened => Ok(Self { stream, call: 0, due: 0 }),
+            FromServer::Opened => Ok(Self { stream, call: 0, due: 0, used: Instant::now() }),
             other => Err(unexpected(other, false)),
         }
     }
@@ -119,6 +123,7 @@ impl Connection {
     pub(super) async fn product(&mut self, wanted: Wanted<'_>) -> Result<Tensor, Trouble> {
         let (due, within) = (self.due, wanted.within());
         self.due = due.saturating_add(1);
+        self.used = Instant::now();
         let expected = wanted.bytes()?;
         let bytes = match received(&mut self.stream, within).await? {
             FromServer::Product { call, bytes, .. } if call == due && bytes == expected => bytes,
@@ -130,6 +135,11 @@ impl Connection {
         expect_elements(bytemuck::cast_slice(&elements)).map_err(|error| Trouble::Malformed(error.0))?;
         let columns = u32::try_from(wanted.columns).unwrap_or(u32::MAX);
         Tensor::from_i32(vec![wanted.rows, columns], elements).map_err(|error| Trouble::Malformed(error.to_string()))
+    }
+
+    /// Whether it was silent for so long that the server may have ended it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.used.elapsed() > IDLE
     }
 
     /// Nothing more is wanted. The stream ends whether the server hears it or not.

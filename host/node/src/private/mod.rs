@@ -15,6 +15,7 @@
 //! 3. [`servers`]: masks are prepared ahead with the servers that have seeds; the shares of a run go to the one without.
 //!    A server that lies, stalls or goes is named and replaced.
 //! 4. [`connection`]: the stream to one server.
+//! 5. [`ledger`]: what becomes of masks, for whoever looks whether one is used twice.
 //!
 //! [`PrivateModel`] is all of that around an ordinary [`Model`] whose backend is `ostrakon_nn::SharedBackend`.
 //!
@@ -22,9 +23,11 @@
 
 mod choose;
 mod connection;
+mod ledger;
 mod servers;
 mod shares;
 
+pub use ledger::{Ledger, MaskRows};
 pub use servers::{LegServers, Traffic};
 
 use crate::error::NodeError;
@@ -130,6 +133,11 @@ impl PrivateModel {
         self.servers.legs()
     }
 
+    /// Tell this ledger what becomes of masks, from now on. Only the first one that comes is told.
+    pub fn tell(&self, ledger: Arc<dyn Ledger>) {
+        self.servers.tell(ledger);
+    }
+
     /// The rows that texts will take: to be prepared.
     ///
     /// # Errors
@@ -147,6 +155,11 @@ impl PrivateModel {
         let start = Instant::now();
         self.servers.prepare_all(rows)?;
         Ok(start.elapsed())
+    }
+
+    /// Rows whose masks are ready in all layers.
+    pub fn ready(&self) -> usize {
+        self.servers.ready()
     }
 
     /// Run texts, at most `most` in a batch. Masks that are not ready are prepared on the way.

@@ -10,9 +10,12 @@
 //! 4. A server that fails or lies is replaced by one that has seen nothing of this leg: nobody who knows a mask ever gets what it
 //!    hides. Where none is left, everything is planned anew without those who failed, and all prepared masks are thrown away:
 //!    whoever made them might get another place now.
+//! 5. What rows of masks were taken is remembered until a share hidden by them is sent: once, and never to whoever has one of their
+//!    seeds.
 
 use super::choose::{Choosing, Chosen};
 use super::connection::{Connection, Purpose, Wanted};
+use super::ledger::{Ledger, MaskRows};
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
 use crate::error::NodeError;
@@ -21,7 +24,7 @@ use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_protocol::{BlockNeeds, Digest, PlannedLeg, PublicKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -75,6 +78,9 @@ pub(super) struct ShareServers {
     shares: Arc<ComponentShares>,
     state: Mutex<State>,
     pool: Mutex<BTreeMap<u32, VecDeque<Ready>>>,
+    /// Rows that left the pool and hide nothing yet, by stream.
+    taken: Mutex<BTreeMap<u32, Vec<MaskRows>>>,
+    ledger: OnceLock<Arc<dyn Ledger>>,
     traffic: Mutex<Traffic>,
     waited: Mutex<Duration>,
 }
@@ -85,7 +91,10 @@ struct State {
     layers: Vec<Arc<SharedLayer>>,
     legs: Vec<Leg>,
     addresses: BTreeMap<PublicKey, Vec<String>>,
+    /// Whoever failed since the last plan, and all liars.
     excluded: BTreeSet<PublicKey>,
+    /// Whoever sent something wrong: not asked again, even if nobody else is left.
+    liars: BTreeSet<PublicKey>,
     notes: Vec<String>,
 }
 
@@ -96,10 +105,14 @@ struct Leg {
     shadows: VecDeque<PublicKey>,
 }
 
+/// Whoever has a seed, with a digest of it; and the masks of these seeds for each layer.
+type Prepared = (Vec<(Digest, PublicKey)>, Vec<Masked>);
+
 /// Rows of masks for one layer.
 struct Ready {
     rows: usize,
     masked: Masked,
+    origin: MaskRows,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,6 +144,11 @@ impl State {
         Some(Purpose { package: package.digest, from: leg.from, to: leg.to, rows })
     }
 
+    /// Who has this place in a leg.
+    fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
+        self.legs.get(at)?.servers.get(number).map(|(node, _)| *node)
+    }
+
     fn note(&mut self, note: String) {
         tracing::warn!(note, "a server is replaced");
         if self.notes.len() < NOTES {
@@ -141,8 +159,13 @@ impl State {
 
 impl ShareServers {
     pub(super) fn new(handle: Handle, choosing: Choosing, shares: Arc<ComponentShares>) -> Self {
-        let (state, pool, traffic, waited) = Default::default();
-        Self { handle, choosing, shares, state, pool, traffic, waited }
+        let (state, pool, taken, ledger, traffic, waited) = Default::default();
+        Self { handle, choosing, shares, state, pool, taken, ledger, traffic, waited }
+    }
+
+    /// Tell this ledger what becomes of masks, from now on. Only the first one that comes is told.
+    pub(super) fn tell(&self, ledger: Arc<dyn Ledger>) {
+        let _ = self.ledger.set(ledger);
     }
 
     /// All layers are known: choose servers.
@@ -209,7 +232,8 @@ impl ShareServers {
     pub(super) fn prepare_all(&self, rows: usize) -> Result<(), NodeError> {
         let mut state = lock(&self.state);
         let row: usize = state.layers.iter().map(|layer| 4 * (layer.inputs() + layer.columns() * self.seeds())).sum();
-        let mut left = rows.min((POOL_BYTES / row.max(1)).max(1));
+        let held = lock(&self.pool).values().map(rows_in).max().unwrap_or(0);
+        let mut left = rows.min((POOL_BYTES / row.max(1)).max(1).saturating_sub(held));
         while left > 0 {
             let now = left.min(MAX_TOKENS);
             for at in 0..state.legs.len() {
@@ -218,6 +242,12 @@ impl ShareServers {
             left -= now;
         }
         Ok(())
+    }
+
+    /// Rows that are ready in all layers.
+    pub(super) fn ready(&self) -> usize {
+        let (state, pool) = (lock(&self.state), lock(&self.pool));
+        state.layers.iter().map(|layer| pool.get(&layer.stream()).map_or(0, rows_in)).min().unwrap_or(0)
     }
 
     fn seeds(&self) -> usize {
@@ -241,8 +271,11 @@ impl ShareServers {
             match self.try_prepare(state, at, &layers, rows)? {
                 Some(all) => {
                     let mut pool = lock(&self.pool);
+                    let (seeds, all) = all;
                     for (layer, masked) in layers.iter().zip(all) {
-                        pool.entry(layer.stream()).or_default().push_back(Ready { rows, masked });
+                        let origin =
+                            MaskRows { seeds: seeds.clone(), stream: layer.stream(), first: 0, rows: rows as u64 };
+                        pool.entry(layer.stream()).or_default().push_back(Ready { rows, masked, origin });
                     }
                     return Ok(());
                 }
@@ -261,15 +294,17 @@ impl ShareServers {
         at: usize,
         layers: &[Arc<SharedLayer>],
         rows: usize,
-    ) -> Result<Option<Vec<Masked>>, SharedError> {
+    ) -> Result<Option<Prepared>, SharedError> {
         let seeds = (0..self.seeds()).map(|_| fresh_seed()).collect::<Result<Vec<Seed>, _>>()?;
         // Each server's products, in the order of the layers.
         let mut products: Vec<VecDeque<Tensor>> = Vec::new();
         let mut masks: Vec<Tensor> = Vec::new();
+        let mut holders = Vec::new();
         for (number, seed) in seeds.iter().enumerate() {
             let result = self.ask_seeded(state, at, number + 1, *seed, layers, rows);
             match result {
                 Ok((given, expanded)) => {
+                    holders.extend(state.server(at, number + 1).map(|node| (Digest::of_content(seed), node)));
                     products.push(given.into());
                     masks = expanded;
                 }
@@ -289,7 +324,7 @@ impl ShareServers {
             };
             all.push(Masked { mask, products: products.iter_mut().filter_map(VecDeque::pop_front).collect() });
         }
-        Ok(Some(all))
+        Ok(Some((holders, all)))
     }
 
     /// Have one server multiply its masks, and check what it gives: products and masks, layer by layer.
@@ -303,6 +338,9 @@ impl ShareServers {
         rows: usize,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>), Failed> {
         let mut connection = self.connection(state, at, number)?;
+        if let (Some(ledger), Some(node)) = (self.ledger.get(), state.server(at, number)) {
+            ledger.given(Digest::of_content(&seed), node);
+        }
         let (mut products, mut masks) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
         self.handle.block_on(async {
             for layer in layers {
@@ -316,6 +354,9 @@ impl ShareServers {
             let product = self.handle.block_on(connection.product(wanted(layer, rows)))?;
             lock(&self.traffic).prepared += product.byte_len() as u64;
             if let Some(row) = layer.check(&*self.shares, &mask, &product)? {
+                if let Some(executor) = self.shares.executor() {
+                    layer.draw_anew(executor)?;
+                }
                 let what = format!("row {row} of layer `{}`, of a mask", layer.name());
                 return Err(Failed::There(Trouble::Wrong(what)));
             }
@@ -332,8 +373,11 @@ impl ShareServers {
         let purpose = state.purpose(at).ok_or_else(gone)?;
         let (node, open) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)).ok_or_else(gone)?;
         match open.take() {
-            Some(connection) => Ok(connection),
-            None => {
+            Some(connection) if !connection.is_idle() => Ok(connection),
+            idle => {
+                if let Some(idle) = idle {
+                    self.handle.spawn(idle.close());
+                }
                 let addresses = state.addresses.get(node).map(Vec::as_slice).unwrap_or_default();
                 self.handle.block_on(Connection::open(self.choosing.net(), *node, addresses, purpose))
             }
@@ -360,13 +404,16 @@ impl ShareServers {
             self.choosing.net().report(failed, offence);
         }
         state.excluded.insert(failed);
+        if !trouble.may_pass() {
+            state.liars.insert(failed);
+        }
         state.note(format!("{failed}: {trouble}"));
         if next.is_some() {
             return Ok(());
         }
         if let Err(error) = self.plan(state) {
             // Whoever only failed may be there again; liars stay out.
-            state.excluded.retain(|node| self.choosing.net().fleet().reputation(node) < 1000);
+            state.excluded.clone_from(&state.liars);
             self.plan(state).map_err(|again| {
                 SharedError::Hopeless(format!("{}; without those who failed: {}", again.in_full(), error.in_full()))
             })?;
@@ -378,25 +425,58 @@ impl ShareServers {
     fn take(&self, stream: u32, rows: usize) -> Result<Option<Masked>, NnError> {
         let mut pool = lock(&self.pool);
         let Some(ready) = pool.get_mut(&stream) else { return Ok(None) };
-        if ready.iter().map(|block| block.rows).sum::<usize>() < rows {
+        if rows_in(ready) < rows {
             return Ok(None);
         }
         if ready.front().is_some_and(|block| block.rows == rows) {
-            return Ok(ready.pop_front().map(|block| block.masked));
+            return Ok(ready.pop_front().map(|block| {
+                self.remember(stream, vec![block.origin]);
+                block.masked
+            }));
         }
-        let mut parts = Vec::new();
+        let (mut parts, mut origins) = (Vec::new(), Vec::new());
         let mut left = rows;
         while left > 0 {
             let Some(block) = ready.pop_front() else { return Ok(None) };
             let (now, later) = block.split(left)?;
             left -= now.rows;
             parts.push(now.masked);
+            origins.push(now.origin);
             if let Some(later) = later {
                 ready.push_front(later);
             }
         }
+        self.remember(stream, origins);
         joined(&parts).map(Some)
     }
+
+    /// Rows have left the pool.
+    fn remember(&self, stream: u32, origins: Vec<MaskRows>) {
+        if let Some(ledger) = self.ledger.get() {
+            origins.iter().for_each(|rows| ledger.taken(rows));
+        }
+        lock(&self.taken).insert(stream, origins);
+    }
+
+    /// A share that the rows taken last hide may go to the server without a seed, once.
+    fn may_send(&self, state: &State, at: usize, stream: u32) -> Result<(), SharedError> {
+        let origins = lock(&self.taken).remove(&stream);
+        let (Some(origins), Some(server)) = (origins, state.server(at, 0)) else {
+            return Err(SharedError::Lost("the share has no mask that was not used before".into()));
+        };
+        // Whoever takes the place of a server has seen nothing, and with a new plan the pool is empty: this is the second lock.
+        if origins.iter().flat_map(|rows| &rows.seeds).any(|(_, holder)| *holder == server) {
+            return Err(SharedError::Lost(format!("{server} knows the mask")));
+        }
+        if let Some(ledger) = self.ledger.get() {
+            origins.iter().for_each(|rows| ledger.sent(rows, server));
+        }
+        Ok(())
+    }
+}
+
+fn rows_in(ready: &VecDeque<Ready>) -> usize {
+    ready.iter().map(|block| block.rows).sum()
 }
 
 /// Whose fault it was.
@@ -447,6 +527,7 @@ impl Servers for ShareServers {
         let mut state = lock(&self.state);
         let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
         let rows = share.dims().first().map_or(0, |&rows| rows as usize);
+        self.may_send(&state, at, layer.stream())?;
         let result = self.connection(&mut state, at, 0).and_then(|mut connection| {
             let product = self.handle.block_on(connection.multiply(wanted(layer, rows), share))?;
             Ok((product, connection))
@@ -454,7 +535,7 @@ impl Servers for ShareServers {
         match result {
             Ok((product, connection)) => {
                 self.keep(&mut state, at, 0, connection);
-                let who = state.legs.get(at).and_then(|leg| leg.servers.first()).map(|(node, _)| *node);
+                let who = state.server(at, 0);
                 let mut traffic = lock(&self.traffic);
                 traffic.sent += share.byte_len() as u64;
                 traffic.received += product.byte_len() as u64;
@@ -473,7 +554,7 @@ impl Servers for ShareServers {
         let Wrong { layer, row } = wrong;
         let trouble = Trouble::Wrong(format!("row {row} of layer `{layer}`"));
         if let Some(at) = state.leg_of(layer)
-            && state.legs.get(at).and_then(|leg| leg.servers.first()).is_some_and(|(node, _)| node == who)
+            && state.server(at, 0) == Some(*who)
         {
             // Should nobody be left, the next try says so.
             let _ = self.replace(&mut state, at, 0, &trouble);
@@ -503,13 +584,14 @@ impl Ready {
         if self.rows <= rows {
             return Ok((self, None));
         }
-        let part = |from: usize, to: usize| {
+        let part = |from: usize, to: usize, origin: MaskRows| {
             let products = self.masked.products.iter().map(|product| cut(product, from, to));
             let masked =
                 Masked { mask: cut(&self.masked.mask, from, to)?, products: products.collect::<Result<_, _>>()? };
-            Ok::<_, NnError>(Self { rows: to - from, masked })
+            Ok::<_, NnError>(Self { rows: to - from, masked, origin })
         };
-        Ok((part(0, rows)?, Some(part(rows, self.rows)?)))
+        let (first, rest) = self.origin.clone().split(rows as u64);
+        Ok((part(0, rows, first)?, Some(part(rows, self.rows, rest)?)))
     }
 }
 
