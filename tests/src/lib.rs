@@ -2,6 +2,7 @@
 //! direct calls, a tiny model, small ONNX graphs, private runs, statistics, and the tools of those who cheat.
 
 pub mod forge;
+pub mod memory;
 pub mod native;
 pub mod onnx;
 pub mod packed;

@@ -81,12 +81,14 @@ pub fn tensor(rows: usize, columns: usize, elements: &[u32]) -> Tensor {
 }
 
 /// The component that `make plugins` built, admitted; and what it was asked. It sees to it that nothing is combined that was not
-/// found right.
+/// found right, and that vectors which a wrong answer has met are never used again.
 pub struct Component {
     sharing: Mutex<Sharing>,
     codes: Mutex<Vec<Tensor>>,
     /// Products that passed a check.
     right: Mutex<HashSet<Vec<u32>>>,
+    /// The beginnings of vectors that a wrong answer has met.
+    spent: Mutex<HashSet<Vec<u32>>>,
     watches: bool,
 }
 
@@ -99,7 +101,8 @@ impl Component {
         let plugin = expect(runtime.admit(&bytes, World::SecretSharing));
         let host = Arc::new(Host::without_layers(Arc::clone(executor)));
         let sharing = Mutex::new(expect(plugin.sharing(host, Limits::default())));
-        Arc::new(Self { sharing, codes: Mutex::default(), right: Mutex::default(), watches })
+        let (codes, right, spent) = Default::default();
+        Arc::new(Self { sharing, codes, right, spent, watches })
     }
 
     /// The sum of the masks of these seeds.
@@ -127,7 +130,12 @@ impl Shares for Component {
     }
 
     fn check(&self, share: &Tensor, product: &Tensor, r: &Tensor, v: &Tensor) -> Result<Option<u32>, NnError> {
+        let vectors: Vec<u32> = elements(r).iter().take(4).copied().collect();
+        assert!(!lock(&self.spent).contains(&vectors), "vectors are used that a wrong answer has met");
         let wrong = lock(&self.sharing).check(share, product, r, v).map_err(failed)?;
+        if wrong.is_some() {
+            lock(&self.spent).insert(vectors);
+        }
         if wrong.is_none() && !self.watches {
             lock(&self.right).insert(elements(product).to_vec());
         }
