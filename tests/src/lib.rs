@@ -1,11 +1,14 @@
 //! What whole-system tests and the benchmark share: the packed model, its blocks written a second time as
-//! direct calls, a tiny model, small ONNX graphs, and the tools of those who cheat.
+//! direct calls, a tiny model, small ONNX graphs, private runs, statistics, and the tools of those who cheat.
 
 pub mod forge;
+pub mod memory;
 pub mod native;
 pub mod onnx;
 pub mod packed;
+pub mod private;
 pub mod serving;
+pub mod statistics;
 pub mod swarm;
 pub mod tiny;
 pub mod trial;

@@ -16,7 +16,8 @@
 //!    what comes back, adds the products of the masks, and lifts the sums to integers.
 //! 4. A server that does not answer, or wrongly, is named to [`Servers`], and it is done again **with fresh masks** and with
 //!    another server: a mask that one server has seen the codes with is never shown to a second one.
-//! 5. After a wrong answer the vectors of the layer are drawn anew: whoever sent it may have learnt something about them.
+//! 5. After a wrong answer, also one of a mask, the vectors of the layer are drawn anew: whoever sent it may have learnt
+//!    something about them.
 //!
 //! Splitting, checking and combining are a component's business: [`Shares`].
 //!
@@ -122,6 +123,7 @@ pub struct SharedLayer {
     stream: u32,
     layer: Arc<Linear>,
     parts: Parts,
+    executor: Arc<Executor>,
     secret: RwLock<Arc<Secret>>,
 }
 
@@ -132,10 +134,11 @@ struct Secret {
 }
 
 impl SharedLayer {
-    fn new(executor: &Executor, name: &str, stream: u32, layer: &Arc<Linear>) -> Result<Self, NnError> {
+    fn new(executor: &Arc<Executor>, name: &str, stream: u32, layer: &Arc<Linear>) -> Result<Self, NnError> {
         let parts = Parts::of(layer);
         let secret = RwLock::new(Arc::new(Secret::draw(executor, layer, &parts)?));
-        Ok(Self { name: name.to_owned(), stream, layer: Arc::clone(layer), parts, secret })
+        let (layer, executor) = (Arc::clone(layer), Arc::clone(executor));
+        Ok(Self { name: name.to_owned(), stream, layer, parts, executor, secret })
     }
 
     /// Its full name, such as `blocks.0.attention.qkv`.
@@ -158,23 +161,18 @@ impl SharedLayer {
         self.parts.columns()
     }
 
-    /// The first row of `product` that is wrong.
+    /// The first row of `product` that is wrong. If one is, the vectors have been drawn anew.
     ///
     /// # Errors
-    /// The component does not say.
+    /// The component does not say; no vectors can be drawn.
     pub fn check(&self, shares: &dyn Shares, share: &Tensor, product: &Tensor) -> Result<Option<u32>, NnError> {
         let secret = Arc::clone(&self.secret.read().unwrap_or_else(PoisonError::into_inner));
-        shares.check(share, product, &secret.challenge, &secret.projection)
-    }
-
-    /// Draw its secret vectors anew: whoever sent something wrong may have learnt something about them.
-    ///
-    /// # Errors
-    /// There is no randomness.
-    pub fn draw_anew(&self, executor: &Executor) -> Result<(), NnError> {
-        let drawn = Arc::new(Secret::draw(executor, &self.layer, &self.parts)?);
-        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = drawn;
-        Ok(())
+        let wrong = shares.check(share, product, &secret.challenge, &secret.projection)?;
+        if wrong.is_some() {
+            let drawn = Arc::new(Secret::draw(&self.executor, &self.layer, &self.parts)?);
+            *self.secret.write().unwrap_or_else(PoisonError::into_inner) = drawn;
+        }
+        Ok(wrong)
     }
 }
 
@@ -272,7 +270,6 @@ impl<S: Servers> SharedProduct<S> {
                 if let Some(row) = self.layer.check(&*self.shares, &share, &product).map_err(hopeless)? {
                     let wrong = Wrong { layer: self.layer.name.clone(), row };
                     self.servers.wrong(&who, &wrong);
-                    self.layer.draw_anew(&self.executor).map_err(hopeless)?;
                     return Err(SharedError::Lost(format!(
                         "{who} answered row {row} of layer `{}` wrongly",
                         wrong.layer

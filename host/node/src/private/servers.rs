@@ -354,9 +354,6 @@ impl ShareServers {
             let product = self.handle.block_on(connection.product(wanted(layer, rows)))?;
             lock(&self.traffic).prepared += product.byte_len() as u64;
             if let Some(row) = layer.check(&*self.shares, &mask, &product)? {
-                if let Some(executor) = self.shares.executor() {
-                    layer.draw_anew(executor)?;
-                }
                 let what = format!("row {row} of layer `{}`, of a mask", layer.name());
                 return Err(Failed::There(Trouble::Wrong(what)));
             }

@@ -36,11 +36,6 @@ impl ComponentShares {
         self.call(|sharing| sharing.mask(seeds, at))
     }
 
-    /// What does the arithmetic, once it was started.
-    pub(super) fn executor(&self) -> Option<&Arc<Executor>> {
-        self.host.get().map(|host| host.executor())
-    }
-
     fn call<T>(&self, work: impl FnOnce(&mut Sharing) -> Result<T, CallError>) -> Result<T, NnError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut sharing = match (idle, self.host.get()) {
