@@ -130,13 +130,18 @@ impl Client<'_> {
             panic!("request {at} is lost, no masks: {error}");
         }
         let most = self.random.one_of(&[None, Some(1), Some(2)]);
-        let private = model.run(texts, most, &unwatched).unwrap_or_else(|error| panic!("request {at} is lost: {error}"));
+        let private =
+            model.run(texts, most, &unwatched).unwrap_or_else(|error| panic!("request {at} is lost: {error}"));
         assert_eq!(private.answer.digest, right, "request {at} is wrong");
         let took = start.elapsed();
         assert!(took < PATIENCE, "request {at} took {took:?}: {:?}", private.notes);
         let replaced = private.notes.len().saturating_sub(self.notes);
         self.notes = private.notes.len();
-        if self.fresh { model.close() } else { self.model = Some(model) }
+        if self.fresh {
+            model.close()
+        } else {
+            self.model = Some(model)
+        }
         Done { fresh: self.fresh, opened, took, replaced }
     }
 }
@@ -164,8 +169,7 @@ fn private_requests_survive_chaos() {
     let ask = |number: usize| {
         let (servers, fresh) = (CLIENTS[number], number + 1 == CLIENTS.len());
         let random = Random(number as u64);
-        let mut client =
-            Client { user: &user, package: &package, servers, fresh, random, model: None, notes: 0 };
+        let mut client = Client { user: &user, package: &package, servers, fresh, random, model: None, notes: 0 };
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             if at >= jobs {

@@ -60,6 +60,8 @@ impl From<SharingFailure> for Failed {
 
 type OrFailure<T> = Result<T, SharingFailure>;
 type Handle = Resource<TensorEntry>;
+type Masking = TypedFunc<(Vec<Vec<u8>>, Place), (OrFailure<Handle>,)>;
+type Checking = TypedFunc<(Handle, Handle, Handle, Handle), (OrFailure<Option<u32>>,)>;
 type Pair = TypedFunc<(Handle, Handle), (OrFailure<Handle>,)>;
 
 /// Where its functions are.
@@ -74,9 +76,9 @@ pub(crate) struct SharingExports {
 /// A component that splits activations, at work.
 pub struct Sharing {
     guest: Guest<State>,
-    mask: TypedFunc<(Vec<Vec<u8>>, Place), (OrFailure<Handle>,)>,
+    mask: Masking,
     split: Pair,
-    check: TypedFunc<(Handle, Handle, Handle, Handle), (OrFailure<Option<u32>>,)>,
+    check: Checking,
     combine: Pair,
 }
 
