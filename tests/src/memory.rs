@@ -15,15 +15,12 @@ const KEY: usize = 8;
 const TABLE_BITS: u32 = 24;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
-/// Bytes that are read at once.
-const PIECE: usize = 4 << 20;
 
 /// What is searched for, by kind.
 pub struct Needles {
     /// Kinds and bytes, by their first bytes.
     by_start: HashMap<u64, Vec<(String, Vec<u8>)>>,
     table: Vec<u64>,
-    longest: usize,
     counts: BTreeMap<String, usize>,
 }
 
@@ -38,8 +35,8 @@ pub struct Found {
 
 impl Default for Needles {
     fn default() -> Self {
-        let (by_start, longest, counts) = Default::default();
-        Self { by_start, table: vec![0; 1 << (TABLE_BITS - 6)], longest, counts }
+        let (by_start, counts) = Default::default();
+        Self { by_start, table: vec![0; 1 << (TABLE_BITS - 6)], counts }
     }
 }
 
@@ -67,7 +64,6 @@ impl Needles {
             *there |= 1 << bit;
         }
         self.by_start.entry(key).or_default().push((kind.to_owned(), bytes.to_vec()));
-        self.longest = self.longest.max(bytes.len());
         *self.counts.entry(kind.to_owned()).or_default() += 1;
     }
 
@@ -99,16 +95,30 @@ impl Needles {
         }
     }
 
-    /// Search all memory of a process that can be read and has ever been touched. The process should stand still.
+    /// Search the memory of a process.
+    pub fn search_memory(&self, memory: &Memory) -> Found {
+        let mut found = Found::default();
+        for part in &memory.0 {
+            self.search(part, &mut found);
+            found.searched += part.len() as u64;
+        }
+        found
+    }
+}
+
+/// All memory of a process that can be read and has ever been touched.
+pub struct Memory(Vec<Vec<u8>>);
+
+impl Memory {
+    /// Copy it. The process should stand still.
     ///
     /// # Errors
     /// There is no such process, or this one may not read its memory.
-    pub fn search_process(&self, process: u32) -> io::Result<Found> {
+    pub fn of(process: u32) -> io::Result<Self> {
         let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
         let memory = File::open(format!("/proc/{process}/mem"))?;
         let pages = File::open(format!("/proc/{process}/pagemap"))?;
-        let mut found = Found::default();
-        let mut piece = vec![0; PIECE];
+        let mut parts = Vec::new();
         for line in maps.lines() {
             let Some((range, rest)) = line.split_once(' ') else { continue };
             let number = |text| u64::from_str_radix(text, 16).ok();
@@ -119,22 +129,13 @@ impl Needles {
             if !rest.starts_with('r') || rest.contains("[v") {
                 continue;
             }
-            for (mut from, to) in touched(&pages, from, to)? {
-                while from < to {
-                    let len = usize::try_from(to - from).unwrap_or(PIECE).min(PIECE);
-                    let piece = piece.get_mut(..len).unwrap_or_default();
-                    memory.read_exact_at(piece, from)?;
-                    self.search(piece, &mut found);
-                    found.searched += len as u64;
-                    if from + len as u64 == to {
-                        break;
-                    }
-                    // What lies across the border of two pieces is found in the next one.
-                    from += (len - self.longest.min(len / 2)) as u64;
-                }
+            for (from, to) in touched(&pages, from, to)? {
+                let mut part = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
+                memory.read_exact_at(&mut part, from)?;
+                parts.push(part);
             }
         }
-        Ok(found)
+        Ok(Self(parts))
     }
 }
 
@@ -174,13 +175,13 @@ mod tests {
         needles.add("short", &secret[..8]);
         assert_eq!(needles.counts().keys().collect::<Vec<_>>(), ["there"]);
         // In the memory of this process: here, and in what is searched for.
-        let found = needles.search_process(std::process::id()).unwrap();
+        let found = needles.search_memory(&Memory::of(std::process::id()).unwrap());
         assert!(found.places["there"] >= 2, "{found:?}");
         assert_eq!(found.places.len(), 1, "{found:?}");
         // A process that never saw it.
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let found = needles.search_process(child.id()).unwrap();
+        let found = needles.search_memory(&Memory::of(child.id()).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.searched > 1 << 16 && found.places.is_empty(), "{found:?}");

@@ -8,13 +8,16 @@
 //!    as f32, codes as u8, u16 and i32. Each row is searched for in pieces.
 //! 3. While the private run goes on the servers are stopped again and again, and their whole memory is searched; and once more
 //!    when it is over. Nothing may be found.
-//! 4. To see that the search finds what is there: a plain run of the same text by the same nodes, which are searched likewise.
+//! 4. To see that the search finds what is there: a plain run of the same text by the same nodes, which are searched likewise;
+//!    and a client that has codes multiplied without a mask.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
+use ostrakon_net::{Client, NetConfig};
 use ostrakon_nn::{Masked, Observer, OperationKind, Servers, SharedError, SharedLayer, Tensor, TensorType, Wrong};
 use ostrakon_node::tokens::Tokens;
-use ostrakon_tests::memory::Needles;
+use ostrakon_protocol::share::{FromServer, ToServer};
+use ostrakon_tests::memory::{Memory, Needles};
 use ostrakon_tests::native::NativeBert;
 use ostrakon_tests::packed::{binary, minilm};
 use ostrakon_tests::private::{Bench, Component, elements, fresh_seed, opened, place};
@@ -64,8 +67,8 @@ impl Observer for Kept {
     }
 }
 
-/// What must not be in a server's memory.
-fn secrets() -> Needles {
+/// What must not be in a server's memory, and the codes of each layer.
+fn secrets() -> (Needles, Vec<Tensor>) {
     let package = opened(&minilm(1));
     let tokens = Tokens::load(package.tokenizer().unwrap(), 512).unwrap();
     let ids = tokens.encode(&[TEXT.to_owned()]).unwrap().remove(0).ids;
@@ -92,8 +95,9 @@ fn secrets() -> Needles {
         // Pieces of every row.
         needles.add_pieces(kind, &output.bytes(), 32, 4);
     }
-    for codes in component.take_codes() {
-        let codes = elements(&codes);
+    let all_codes = component.take_codes();
+    for codes in &all_codes {
+        let codes = elements(codes);
         let wide = codes.iter().any(|&code| code > 255);
         let bytes: Vec<u8> = codes.iter().flat_map(|&code| (code as u16).to_le_bytes()).collect();
         if wide {
@@ -109,7 +113,27 @@ fn secrets() -> Needles {
             2,
         );
     }
-    needles
+    (needles, all_codes)
+}
+
+/// Have a server multiply codes as they are.
+fn multiply_without_mask(server: &str, codes: &Tensor) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let seconds = Duration::from_secs(20);
+    runtime.block_on(async {
+        let (client, mut events) = Client::start(NetConfig::new([77; 32])).await.unwrap();
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
+        let node = client.dial(server).await.unwrap();
+        let mut stream = client.share(node).await.unwrap();
+        let (package, rows) = (opened(&minilm(1)).digest(), codes.dims()[0]);
+        stream.send(&ToServer::Open { package, from: 1, to: 2, rows }, &[]).await.unwrap();
+        assert_eq!(stream.receive(seconds).await.unwrap(), Some(FromServer::Opened));
+        let (layer, bytes) = ("blocks.0.attention.qkv".to_owned(), codes.byte_len() as u64);
+        stream.send(&ToServer::Multiply { call: 0, layer, rows, bytes }, &codes.bytes()).await.unwrap();
+        let said = stream.receive(seconds).await.unwrap();
+        assert!(matches!(said, Some(FromServer::Product { .. })), "{said:?}");
+        client.stop().await;
+    });
 }
 
 fn client(swarm: &Swarm, home: &std::path::Path, options: &[&str]) -> Child {
@@ -129,20 +153,17 @@ struct Searches {
 }
 
 impl Searches {
-    /// Stop all servers and search them.
+    /// Stop each server for as long as it takes to copy its memory, and search that.
     fn search(&mut self, swarm: &Swarm, needles: &Needles) {
         for node in &swarm.nodes {
             node.signal("STOP");
-        }
-        for node in &swarm.nodes {
-            let found = needles.search_process(node.process().unwrap()).unwrap();
+            let memory = Memory::of(node.process().unwrap());
+            node.signal("CONT");
+            let found = needles.search_memory(&memory.unwrap());
             assert!(found.searched > 1 << 20, "{found:?}");
             self.searched += found.searched;
             self.count += 1;
             found.places.into_iter().for_each(|(kind, places)| *self.found.entry(kind).or_default() += places);
-        }
-        for node in &swarm.nodes {
-            node.signal("CONT");
         }
     }
 
@@ -152,7 +173,7 @@ impl Searches {
         let start = Instant::now();
         while client.try_wait().unwrap().is_none() {
             assert!(start.elapsed() < Duration::from_secs(120), "it does not end");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(200));
             searches.search(swarm, needles);
         }
         let output = client.wait_with_output().unwrap();
@@ -164,7 +185,7 @@ impl Searches {
 
 #[test]
 fn servers_of_a_private_run_know_nothing_of_it() {
-    let needles = secrets();
+    let (needles, codes) = secrets();
     println!("searched for: {:?}", needles.counts());
     let part = |at: usize| Part {
         operator: format!("operator-{at}"),
@@ -190,4 +211,10 @@ fn servers_of_a_private_run_know_nothing_of_it() {
     for kind in ["text", "token ids", "activations"] {
         assert!(plain.found.contains_key(kind), "the search does not find {kind} where it is: {plain:?}");
     }
+
+    multiply_without_mask(&swarm.nodes[0].address, &codes[0]);
+    let mut open = Searches::default();
+    open.search(&swarm, &needles);
+    println!("codes without a mask: {open:?}");
+    assert!(open.found.keys().any(|kind| kind.starts_with("codes ")), "{open:?}");
 }
