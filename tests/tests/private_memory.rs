@@ -2,7 +2,7 @@
 //!
 //! # How
 //!
-//! 1. Two nodes of different operators are real processes. `ostrakon run --private` asks them about a text with many words that are
+//! 1. Three nodes of different operators are real processes. `ostrakon run --private` asks them about a text with many words that are
 //!    nowhere else.
 //! 2. The same text is run here, without them, and all that ever goes in or out of an operation is kept: token ids, activations
 //!    as f32, codes as u8, u16 and i32. Each row is searched for in pieces.
@@ -193,7 +193,7 @@ fn servers_of_a_private_run_know_nothing_of_it() {
         packages: vec![(minilm(1), vec![])],
         ..Part::default()
     };
-    let swarm = Swarm::start(&binary(), &[part(0), part(1)], false);
+    let swarm = Swarm::start(&binary(), &[part(0), part(1), part(2)], false);
     let home = tempfile::tempdir().unwrap();
     let start = Instant::now();
     let child = client(&swarm, home.path(), &["--private", "--servers", "2"]);
