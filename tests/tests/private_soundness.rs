@@ -399,6 +399,9 @@ fn trials(source: Arc<dyn LayerSource>, names: &[String], count: usize, seed: u6
     (counts, lies)
 }
 
+/// A name, where layers come from, which, and how many trials.
+type Case = (&'static str, Arc<dyn LayerSource>, Vec<String>, usize);
+
 /// The linear layers of a package.
 fn linear_layers(package: &ostrakon_package::Package) -> Vec<String> {
     let encoders = package.manifest().blocks.iter().filter(|block| block.setting("kind") == Some("encoder"));
@@ -414,7 +417,7 @@ fn every_lie_is_caught_and_the_liar_is_named() {
     let mut all: BTreeMap<Lie, usize> = BTreeMap::new();
     let (mut trials_made, mut lies_told) = (0, 0);
     let deep_names = ["deep.wide".to_owned(), "deep.narrow".to_owned()];
-    let cases: [(&str, Arc<dyn LayerSource>, Vec<String>, usize); 3] = [
+    let cases: [Case; 3] = [
         ("tiny", tiny_package.clone(), linear_layers(&tiny_package), 88_000),
         ("in parts", Arc::new(deep()), deep_names.to_vec(), 10_000),
         ("MiniLM", minilm.clone(), linear_layers(&minilm), 2000),
