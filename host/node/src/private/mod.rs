@@ -14,7 +14,7 @@
 //! 2. [`shares`]: a component of the world `secret-sharing` splits, checks and combines.
 //! 3. [`servers`]: masks are prepared ahead with the servers that have seeds; the shares of a run go to the one without.
 //!    A server that lies, stalls or goes is named and replaced.
-//! 4. [`connection`]: the stream to one server.
+//! 4. [`pool`]: masks that are ready, each used once; [`connection`]: the stream to one server.
 //! 5. [`ledger`]: what becomes of masks, for whoever looks whether one is used twice.
 //!
 //! [`PrivateModel`] is all of that around an ordinary [`Model`] whose backend is `ostrakon_nn::SharedBackend`.
@@ -24,6 +24,7 @@
 mod choose;
 mod connection;
 mod ledger;
+mod pool;
 mod servers;
 mod shares;
 

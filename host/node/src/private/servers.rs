@@ -5,17 +5,16 @@
 //! 1. Each leg has its servers in order. The first has no seed: it gets shares of the codes. The others get seeds.
 //! 2. *Ahead*: fresh seeds are drawn, one for each server that gets one, and never used again after this preparation. All layers
 //!    of the leg are asked for at once; while a server multiplies one, the last one is checked here. What all servers gave right
-//!    goes to the pool.
+//!    goes to the [`pool`](super::pool).
 //! 3. *Then*: rows of masks are taken out of the pool and are gone from it, whatever becomes of the answer.
 //! 4. A server that fails or lies is replaced by one that has seen nothing of this leg: nobody who knows a mask ever gets what it
 //!    hides. Where none is left, everything is planned anew without those who failed, and all prepared masks are thrown away:
 //!    whoever made them might get another place now.
-//! 5. What rows of masks were taken is remembered until a share hidden by them is sent: once, and never to whoever has one of their
-//!    seeds.
 
 use super::choose::{Choosing, Chosen};
 use super::connection::{Connection, Purpose, Wanted};
-use super::ledger::{Ledger, MaskRows};
+use super::ledger::Ledger;
+use super::pool::Pool;
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
 use crate::error::NodeError;
@@ -24,7 +23,7 @@ use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_protocol::{BlockNeeds, Digest, PlannedLeg, PublicKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -77,10 +76,7 @@ pub(super) struct ShareServers {
     choosing: Choosing,
     shares: Arc<ComponentShares>,
     state: Mutex<State>,
-    pool: Mutex<BTreeMap<u32, VecDeque<Ready>>>,
-    /// Rows that left the pool and hide nothing yet, by stream.
-    taken: Mutex<BTreeMap<u32, Vec<MaskRows>>>,
-    ledger: OnceLock<Arc<dyn Ledger>>,
+    pool: Pool,
     traffic: Mutex<Traffic>,
     waited: Mutex<Duration>,
 }
@@ -107,13 +103,6 @@ struct Leg {
 
 /// Whoever has a seed, with a digest of it; and the masks of these seeds for each layer.
 type Prepared = (Vec<(Digest, PublicKey)>, Vec<Masked>);
-
-/// Rows of masks for one layer.
-struct Ready {
-    rows: usize,
-    masked: Masked,
-    origin: MaskRows,
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,13 +148,13 @@ impl State {
 
 impl ShareServers {
     pub(super) fn new(handle: Handle, choosing: Choosing, shares: Arc<ComponentShares>) -> Self {
-        let (state, pool, taken, ledger, traffic, waited) = Default::default();
-        Self { handle, choosing, shares, state, pool, taken, ledger, traffic, waited }
+        let (state, pool, traffic, waited) = Default::default();
+        Self { handle, choosing, shares, state, pool, traffic, waited }
     }
 
     /// Tell this ledger what becomes of masks, from now on. Only the first one that comes is told.
     pub(super) fn tell(&self, ledger: Arc<dyn Ledger>) {
-        let _ = self.ledger.set(ledger);
+        self.pool.tell(ledger);
     }
 
     /// All layers are known: choose servers.
@@ -191,7 +180,7 @@ impl ShareServers {
         state.legs = legs.into_iter().map(leg).collect();
         state.addresses = addresses;
         // Who prepared them may get another place now.
-        lock(&self.pool).clear();
+        self.pool.clear();
         Ok(())
     }
 
@@ -232,7 +221,7 @@ impl ShareServers {
     pub(super) fn prepare_all(&self, rows: usize) -> Result<(), NodeError> {
         let mut state = lock(&self.state);
         let row: usize = state.layers.iter().map(|layer| 4 * (layer.inputs() + layer.columns() * self.seeds())).sum();
-        let held = lock(&self.pool).values().map(rows_in).max().unwrap_or(0);
+        let held = self.pool.most();
         let mut left = rows.min((POOL_BYTES / row.max(1)).max(1).saturating_sub(held));
         while left > 0 {
             let now = left.min(MAX_TOKENS);
@@ -246,8 +235,8 @@ impl ShareServers {
 
     /// Rows that are ready in all layers.
     pub(super) fn ready(&self) -> usize {
-        let (state, pool) = (lock(&self.state), lock(&self.pool));
-        state.layers.iter().map(|layer| pool.get(&layer.stream()).map_or(0, rows_in)).min().unwrap_or(0)
+        let state = lock(&self.state);
+        state.layers.iter().map(|layer| self.pool.rows(layer.stream())).min().unwrap_or(0)
     }
 
     fn seeds(&self) -> usize {
@@ -270,12 +259,9 @@ impl ShareServers {
             let layers = state.layers_of(at);
             match self.try_prepare(state, at, &layers, rows)? {
                 Some(all) => {
-                    let mut pool = lock(&self.pool);
                     let (seeds, all) = all;
                     for (layer, masked) in layers.iter().zip(all) {
-                        let origin =
-                            MaskRows { seeds: seeds.clone(), stream: layer.stream(), first: 0, rows: rows as u64 };
-                        pool.entry(layer.stream()).or_default().push_back(Ready { rows, masked, origin });
+                        self.pool.put(&seeds, layer.stream(), rows, masked);
                     }
                     return Ok(());
                 }
@@ -338,7 +324,7 @@ impl ShareServers {
         rows: usize,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>), Failed> {
         let mut connection = self.connection(state, at, number)?;
-        if let (Some(ledger), Some(node)) = (self.ledger.get(), state.server(at, number)) {
+        if let (Some(ledger), Some(node)) = (self.pool.ledger(), state.server(at, number)) {
             ledger.given(Digest::of_content(&seed), node);
         }
         let (mut products, mut masks) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
@@ -417,63 +403,6 @@ impl ShareServers {
         }
         Ok(())
     }
-
-    /// Rows of the pool, moved out.
-    fn take(&self, stream: u32, rows: usize) -> Result<Option<Masked>, NnError> {
-        let mut pool = lock(&self.pool);
-        let Some(ready) = pool.get_mut(&stream) else { return Ok(None) };
-        if rows_in(ready) < rows {
-            return Ok(None);
-        }
-        if ready.front().is_some_and(|block| block.rows == rows) {
-            return Ok(ready.pop_front().map(|block| {
-                self.remember(stream, vec![block.origin]);
-                block.masked
-            }));
-        }
-        let (mut parts, mut origins) = (Vec::new(), Vec::new());
-        let mut left = rows;
-        while left > 0 {
-            let Some(block) = ready.pop_front() else { return Ok(None) };
-            let (now, later) = block.split(left)?;
-            left -= now.rows;
-            parts.push(now.masked);
-            origins.push(now.origin);
-            if let Some(later) = later {
-                ready.push_front(later);
-            }
-        }
-        self.remember(stream, origins);
-        joined(&parts).map(Some)
-    }
-
-    /// Rows have left the pool.
-    fn remember(&self, stream: u32, origins: Vec<MaskRows>) {
-        if let Some(ledger) = self.ledger.get() {
-            origins.iter().for_each(|rows| ledger.taken(rows));
-        }
-        lock(&self.taken).insert(stream, origins);
-    }
-
-    /// A share that the rows taken last hide may go to the server without a seed, once.
-    fn may_send(&self, state: &State, at: usize, stream: u32) -> Result<(), SharedError> {
-        let origins = lock(&self.taken).remove(&stream);
-        let (Some(origins), Some(server)) = (origins, state.server(at, 0)) else {
-            return Err(SharedError::Lost("the share has no mask that was not used before".into()));
-        };
-        // Whoever takes the place of a server has seen nothing, and with a new plan the pool is empty: this is the second lock.
-        if origins.iter().flat_map(|rows| &rows.seeds).any(|(_, holder)| *holder == server) {
-            return Err(SharedError::Lost(format!("{server} knows the mask")));
-        }
-        if let Some(ledger) = self.ledger.get() {
-            origins.iter().for_each(|rows| ledger.sent(rows, server));
-        }
-        Ok(())
-    }
-}
-
-fn rows_in(ready: &VecDeque<Ready>) -> usize {
-    ready.iter().map(|block| block.rows).sum()
 }
 
 /// Whose fault it was.
@@ -503,7 +432,7 @@ impl Servers for ShareServers {
 
     fn masked(&self, layer: &Arc<SharedLayer>, rows: usize) -> Result<Masked, SharedError> {
         let hopeless = |error: NnError| SharedError::Hopeless(error.to_string());
-        if let Some(masked) = self.take(layer.stream(), rows).map_err(hopeless)? {
+        if let Some(masked) = self.pool.take(layer.stream(), rows).map_err(hopeless)? {
             return Ok(masked);
         }
         let start = Instant::now();
@@ -517,14 +446,14 @@ impl Servers for ShareServers {
         *lock(&self.waited) += start.elapsed();
         prepared?;
         let lost = || SharedError::Lost("masks that were prepared are gone".into());
-        self.take(layer.stream(), rows).map_err(hopeless)?.ok_or_else(lost)
+        self.pool.take(layer.stream(), rows).map_err(hopeless)?.ok_or_else(lost)
     }
 
     fn multiply(&self, layer: &Arc<SharedLayer>, share: &Tensor) -> Result<(Tensor, PublicKey), SharedError> {
         let mut state = lock(&self.state);
         let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
         let rows = share.dims().first().map_or(0, |&rows| rows as usize);
-        self.may_send(&state, at, layer.stream())?;
+        self.pool.may_send(layer.stream(), state.server(at, 0))?;
         let result = self.connection(&mut state, at, 0).and_then(|mut connection| {
             let product = self.handle.block_on(connection.multiply(wanted(layer, rows), share))?;
             Ok((product, connection))
@@ -573,48 +502,4 @@ fn place(layer: &SharedLayer, rows: usize) -> Place {
 fn wanted(layer: &SharedLayer, rows: usize) -> Wanted<'_> {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     Wanted { layer: layer.name(), rows, inputs: layer.inputs(), columns: layer.columns() }
-}
-
-impl Ready {
-    /// At most so many rows of it, and the rest.
-    fn split(self, rows: usize) -> Result<(Self, Option<Self>), NnError> {
-        if self.rows <= rows {
-            return Ok((self, None));
-        }
-        let part = |from: usize, to: usize, origin: MaskRows| {
-            let products = self.masked.products.iter().map(|product| cut(product, from, to));
-            let masked =
-                Masked { mask: cut(&self.masked.mask, from, to)?, products: products.collect::<Result<_, _>>()? };
-            Ok::<_, NnError>(Self { rows: to - from, masked, origin })
-        };
-        let (first, rest) = self.origin.clone().split(rows as u64);
-        Ok((part(0, rows, first)?, Some(part(rows, self.rows, rest)?)))
-    }
-}
-
-/// Some rows of a tensor.
-fn cut(tensor: &Tensor, from: usize, to: usize) -> Result<Tensor, NnError> {
-    let width = tensor.dims().get(1).map_or(0, |&width| width as usize);
-    let elements = tensor.as_i32()?.get(from * width..to * width).unwrap_or_default();
-    rows_of(width, elements.to_vec())
-}
-
-/// Rows of several preparations, one after another.
-fn joined(parts: &[Masked]) -> Result<Masked, NnError> {
-    let join = |tensors: &mut dyn Iterator<Item = &Tensor>| {
-        let (mut width, mut elements) = (0, Vec::new());
-        for tensor in tensors {
-            width = tensor.dims().get(1).map_or(0, |&width| width as usize);
-            elements.extend_from_slice(tensor.as_i32()?);
-        }
-        rows_of(width, elements)
-    };
-    let servers = parts.first().map_or(0, |part| part.products.len());
-    let products = (0..servers).map(|server| join(&mut parts.iter().filter_map(|part| part.products.get(server))));
-    Ok(Masked { mask: join(&mut parts.iter().map(|part| &part.mask))?, products: products.collect::<Result<_, _>>()? })
-}
-
-fn rows_of(width: usize, elements: Vec<i32>) -> Result<Tensor, NnError> {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Tensor::from_i32(vec![number(elements.len() / width.max(1)), number(width)], elements)
 }
