@@ -13,7 +13,7 @@ REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(C
 SENTENCES := examples/sentences.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain openvino build run test bench plugins fmt lint clean
+.PHONY: help setup toolchain openvino build run test chaos bench plugins fmt lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ run: plugins openvino ## pack MiniLM if that was not done yet, compare a few sen
 test: fmt-check lint test-data ## check format and lints, then run every test
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_REQUIRE_OPENVINO=1 \
 		$(CARGO) test --release $(HOSTED)
+
+chaos: test-data ## the tests in which machines die, at full length: 1000 jobs, 500 private runs
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_CHAOS_JOBS=1000 \
+		$(CARGO) test --release $(HOSTED) --test chaos -- --nocapture
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_CHAOS_JOBS=500 \
+		$(CARGO) test --release $(HOSTED) --test private_chaos -- --nocapture
 
 # Tests and benchmarks keep keys, downloads and compiled code under build, away from the user's own.
 test-data: export OSTRAKON_HOME = $(CURDIR)/build/home

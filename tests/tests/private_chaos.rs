@@ -148,7 +148,7 @@ impl Client<'_> {
 
 #[test]
 fn private_requests_survive_chaos() {
-    let jobs: usize = std::env::var("OSTRAKON_CHAOS_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(500);
+    let jobs: usize = std::env::var("OSTRAKON_CHAOS_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let tiny = Tiny::new();
     let package = tiny.honest(3);
     let mut model = tiny.load(&package, &quick());

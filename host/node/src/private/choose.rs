@@ -63,10 +63,10 @@ impl Choosing {
     }
 
     async fn statuses(&self) -> Result<Vec<SignedStatus>, NodeError> {
-        let asked = self.client.fleet().await;
+        let asked = self.client.statuses().await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match asked {
-            Ok(fleet) => *known = fleet.into_iter().map(|node| node.status).collect(),
+            Ok(statuses) => *known = statuses,
             Err(error) if known.is_empty() => return Err(error),
             Err(error) => tracing::warn!(%error, "nobody says who is there: those are taken who were there before"),
         }

@@ -35,6 +35,10 @@ const POOL_BYTES: usize = 512 << 20;
 const NOTES: usize = 64;
 /// How often a leg is tried before the run is given up.
 const TRIES: usize = 16;
+/// How long a swarm may take to have enough servers: a node that comes back is known again after some seconds.
+const JOIN: Duration = Duration::from_secs(15);
+/// Time between two looks at who is there.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// The package whose layers are multiplied.
 pub(super) struct Package {
@@ -161,15 +165,26 @@ impl ShareServers {
     pub(super) fn begin(&self, package: Package) -> Result<(), NodeError> {
         let mut state = lock(&self.state);
         state.package = Some(package);
-        self.plan(&mut state)
+        self.plan(&mut state, JOIN)
     }
 
-    fn plan(&self, state: &mut State) -> Result<(), NodeError> {
+    /// Choose all servers, trying again for so long: nodes come back, and others hear of them.
+    fn plan(&self, state: &mut State, within: Duration) -> Result<(), NodeError> {
         let Some(package) = &state.package else {
             return Err(NodeError::Setting("no package was opened".into()));
         };
-        let excluded = state.excluded.iter().copied().collect();
-        let chosen = self.handle.block_on(self.choosing.choose(package.digest, &package.needs, excluded))?;
+        let began = Instant::now();
+        let chosen = loop {
+            let excluded = state.excluded.iter().copied().collect();
+            match self.handle.block_on(self.choosing.choose(package.digest, &package.needs, excluded)) {
+                Ok(chosen) => break chosen,
+                Err(error @ (NodeError::NoPlan(_) | NodeError::Swarm(_))) if began.elapsed() < within => {
+                    tracing::info!(%error, "servers cannot be chosen yet");
+                    std::thread::sleep(AGAIN);
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let Chosen { legs, addresses } = chosen;
         let leg = |PlannedLeg { from, to, replicas, shadows }| Leg {
             from,
@@ -394,10 +409,10 @@ impl ShareServers {
         if next.is_some() {
             return Ok(());
         }
-        if let Err(error) = self.plan(state) {
+        if let Err(error) = self.plan(state, Duration::ZERO) {
             // Whoever only failed may be there again; liars stay out.
             state.excluded.clone_from(&state.liars);
-            self.plan(state).map_err(|again| {
+            self.plan(state, JOIN).map_err(|again| {
                 SharedError::Hopeless(format!("{}; without those who failed: {}", again.in_full(), error.in_full()))
             })?;
         }

@@ -36,6 +36,8 @@ const DIAL: Duration = Duration::from_secs(5);
 const OTHERS: Duration = Duration::from_secs(1);
 /// How long a control message may take.
 const CONTROL: Duration = Duration::from_secs(3);
+/// How long all nodes together may take to say whom they know.
+const FLEET: Duration = Duration::from_secs(10);
 /// How long the first byte of a file may take.
 const FILE: Duration = Duration::from_secs(10);
 /// Questions in a row that may go without an answer before another node is asked.
@@ -180,6 +182,29 @@ impl SwarmClient {
             }
         }
         Err(swarm(format!("no node says who is there: {}", reasons.join("; "))))
+    }
+
+    /// What all nodes that were dialled and answer know of: none of them can hide a node that another one names. One node may be
+    /// there several times.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn statuses(&self) -> Result<Vec<SignedStatus>, NodeError> {
+        let asked = self.bootstrap.iter().map(|&node| async move { (node, self.fleet_of(node).await) });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let (mut statuses, mut reasons, mut answered) = (Vec::new(), Vec::new(), false);
+        let mut until = Instant::now() + FLEET;
+        while let Ok(Some((node, result))) = timeout_at(until.into(), asked.next()).await {
+            match result {
+                Ok(fleet) => {
+                    answered = true;
+                    until = until.min(Instant::now() + OTHERS);
+                    statuses.extend(fleet.into_iter().map(|node| node.status));
+                }
+                Err(reason) => reasons.push(format!("{node}: {reason}")),
+            }
+        }
+        if answered { Ok(statuses) } else { Err(swarm(format!("no node says who is there: {}", reasons.join("; ")))) }
     }
 
     async fn fleet_of(&self, node: PublicKey) -> Result<Vec<FleetNode>, String> {
