@@ -136,6 +136,7 @@ pub fn model() -> ImportedModel {
         source: "made up for tests".into(),
         max_tokens: u32::try_from(MAX_TOKENS).unwrap(),
         tokenizer: tokenizer.into_bytes(),
+        generation: None,
         blocks,
     }
 }

@@ -125,12 +125,12 @@ pub enum PackageError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The number of shards does not fit the model.
-    #[error("{shards} shards for {encoders} encoder blocks: choose between 1 and {most}")]
+    #[error("{shards} shards for {blocks} encoder or decoder blocks: choose between 1 and {most}")]
     Shards {
         /// What was asked for.
         shards: usize,
-        /// How many encoder blocks there are.
-        encoders: usize,
+        /// How many encoder and decoder blocks there are.
+        blocks: usize,
         /// The largest number that fits.
         most: usize,
     },

@@ -213,8 +213,9 @@ impl Manifest {
     }
 
     fn check_float(&self) -> Result<(), String> {
-        if self.tokenizer.is_some() || self.max_tokens.is_some() {
-            return Err("a package with graphs takes tensors: it has neither tokenizer nor max_tokens".to_owned());
+        if self.tokenizer.is_some() || self.max_tokens.is_some() || self.generation.is_some() {
+            return Err("a package with graphs takes tensors: it has neither tokenizer nor max_tokens nor generation"
+                .to_owned());
         }
         if self.graphs.len() > MAX_GRAPHS {
             return Err(format!("{} graphs, at most {MAX_GRAPHS} are allowed", self.graphs.len()));

@@ -10,7 +10,7 @@
 //!
 //! 1. An importer ([`import`]) turns published float weights into a [`model::ImportedModel`].
 //! 2. [`write`] makes a directory of it: `package.toml` ([`manifest`]), `package.sig`
-//!    ([`signature`]), `tokenizer.json`, `weights/*.safetensors` ([`weights`]), `components/*.wasm`.
+//!    ([`signature`]), `tokenizer.json`, `template.jinja` ([`generation`]), `weights/*.safetensors` ([`weights`]), `components/*.wasm`.
 //!    A float model ([`graphs`]) is written by [`write_float`], its graphs as they are.
 //! 3. [`component`] makes and composes the components that run the blocks.
 //! 4. [`package`] opens such a directory: digest, signature under a [`trust`] policy, manifest, every
@@ -23,6 +23,7 @@
 pub mod component;
 pub mod error;
 pub mod files;
+pub mod generation;
 pub mod graphs;
 pub mod home;
 pub mod import;
@@ -38,10 +39,13 @@ pub mod write;
 pub mod write_float;
 
 pub use error::PackageError;
+pub use generation::Generation;
 pub use graphs::{GraphEntry, Tier, Tolerance};
 pub use home::{Home, HomeError};
 pub use manifest::{Block, Manifest, Shard};
-pub use model::{ImportedBlock, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PartType};
+pub use model::{
+    ImportedBlock, ImportedGeneration, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, PartType,
+};
 pub use ostrakon_protocol::{Context, Digest, PublicKey, SigningKey};
 pub use package::{Package, TensorSummary, signature_state};
 pub use signature::{KeyError, load_key, load_or_create_key};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
     error::{quote, toml_fault},
+    generation::{Generation, MAX_TEMPLATE},
     graphs::{GraphEntry, Tolerance},
     names::{MAX_NAME, check_file, check_name, check_text, check_unique},
 };
@@ -46,7 +47,7 @@ pub struct Manifest {
     pub format: u32,
     /// The package's name: `minilm`.
     pub name: String,
-    /// The model family: `bert`.
+    /// The model family: `bert`, `llama`.
     pub family: String,
     /// The licence of the weights.
     pub licence: String,
@@ -58,6 +59,9 @@ pub struct Manifest {
     /// The tokenizer. None in a package with graphs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<FileEntry>,
+    /// How it writes text. None in a package of a model that does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
     /// How far machines may differ, in a package with graphs; the default without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Tolerance>,
@@ -123,7 +127,7 @@ pub struct Block {
 pub struct Layer {
     /// Its name inside the block: `attention.qkv`.
     pub name: String,
-    /// `linear`, `embedding` or `layer-norm`.
+    /// `linear`, `embedding`, `layer-norm`, `rms-norm` or `rotary`.
     pub kind: String,
     /// `u8` or `u16` for a linear layer, nothing for the others.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -216,7 +220,8 @@ impl Manifest {
         let weights = self.blocks.iter().filter_map(|b| b.weights.as_ref());
         let graphs = self.graphs.iter().map(GraphEntry::parts);
         let graph_weights = self.graphs.iter().filter_map(|g| g.weights.as_ref());
-        let others = self.tokenizer.iter().map(FileEntry::parts);
+        let template = self.generation.iter().filter_map(|g| g.template.as_ref());
+        let others = self.tokenizer.iter().chain(template).map(FileEntry::parts);
         others.chain(components).chain(weights.chain(graph_weights).map(FileEntry::parts)).chain(graphs)
     }
 
@@ -233,6 +238,7 @@ impl Manifest {
         self.check_blocks()?;
         self.check_files()?;
         self.check_shards()?;
+        self.check_generation()?;
         self.check_tier()
     }
 
@@ -266,6 +272,10 @@ impl Manifest {
         }
         check_unique("file", self.files().map(|(file, ..)| file))?;
         self.tokenizer.iter().try_for_each(|t| check_length(&t.file, t.bytes, MAX_READ))?;
+        self.generation
+            .iter()
+            .filter_map(|g| g.template.as_ref())
+            .try_for_each(|t| check_length(&t.file, t.bytes, MAX_TEMPLATE))?;
         self.components.iter().try_for_each(|c| check_length(&c.file, c.bytes, MAX_READ))?;
         self.blocks
             .iter()
@@ -346,10 +356,14 @@ impl Block {
 impl Layer {
     fn validate(&self) -> Result<(), String> {
         match (self.kind.as_str(), self.activation.as_str()) {
-            ("linear", "u8" | "u16") | ("embedding" | "layer-norm", "") => Ok(()),
+            ("linear", "u8" | "u16") | ("embedding" | "layer-norm" | "rms-norm" | "rotary", "") => Ok(()),
             ("linear", other) => Err(format!("the activation {} is not u8 or u16", quote(other))),
-            ("embedding" | "layer-norm", _) => Err("only a linear layer has an activation".to_owned()),
-            (other, _) => Err(format!("the kind {} is not linear, embedding or layer-norm", quote(other))),
+            ("embedding" | "layer-norm" | "rms-norm" | "rotary", _) => {
+                Err("only a linear layer has an activation".to_owned())
+            }
+            (other, _) => {
+                Err(format!("the kind {} is not linear, embedding, layer-norm, rms-norm or rotary", quote(other)))
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 pub struct ImportedModel {
     /// The package's name: `minilm`. Lower-case letters, digits, `-` and `.`.
     pub name: String,
-    /// The model family: `bert`.
+    /// The model family: `bert`, `llama`.
     pub family: String,
     /// The licence of the weights, as an SPDX expression.
     pub licence: String,
@@ -21,8 +21,23 @@ pub struct ImportedModel {
     pub max_tokens: u32,
     /// `tokenizer.json`, as published, with padding and truncation switched off.
     pub tokenizer: Vec<u8>,
+    /// How it writes text, if it does.
+    pub generation: Option<ImportedGeneration>,
     /// The blocks in the order in which they run.
     pub blocks: Vec<ImportedBlock>,
+}
+
+/// How a model that writes text is used; see [`Generation`](crate::Generation).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedGeneration {
+    /// Number of tokens.
+    pub vocabulary: u32,
+    /// Tokens that end an answer.
+    pub stop: Vec<u32>,
+    /// Tokens put before every text.
+    pub begin: Vec<u32>,
+    /// The chat template (Jinja), as published.
+    pub template: Option<String>,
 }
 
 /// One block: what one component session runs.
@@ -43,7 +58,7 @@ pub struct ImportedBlock {
 pub struct ImportedLayer {
     /// Its name inside the block: `attention.qkv`, which the package calls `blocks.0.attention.qkv`.
     pub name: String,
-    /// `linear`, `embedding` or `layer-norm`.
+    /// `linear`, `embedding`, `layer-norm`, `rms-norm` or `rotary`.
     pub kind: String,
     /// `u8` or `u16` for a linear layer, empty for the others.
     pub activation: String,
@@ -54,7 +69,7 @@ pub struct ImportedLayer {
 /// One array of a layer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ImportedPart {
-    /// `weight`, `scale`, `bias`, `prescale`, `gain` or `epsilon`.
+    /// `weight`, `scale`, `bias`, `prescale`, `gain`, `epsilon`, `table` or `heads`.
     pub name: String,
     /// Its shape.
     pub dims: Vec<usize>,
@@ -94,7 +109,7 @@ impl PartType {
     pub fn of_part(name: &str) -> Option<Self> {
         match name {
             "weight" => Some(Self::I8),
-            "scale" | "bias" | "prescale" | "gain" | "epsilon" => Some(Self::F32),
+            "scale" | "bias" | "prescale" | "gain" | "epsilon" | "table" | "heads" => Some(Self::F32),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@
 //! 2. `package.sig` is verified against that digest, and its signer against the [`TrustPolicy`].
 //! 3. The manifest is parsed and validated: names, bounds, shards.
 //! 4. Each file it names is opened without following links; its length, then its BLAKE3 digest, must
-//!    be the manifest's. Tokenizer and components are read into memory; weights are mapped.
+//!    be the manifest's. Tokenizer, template and components are read into memory; weights are mapped.
 //! 5. The header of each weights file is checked, and its tensors are matched to the layers.
 //!
 //! The bytes that were verified are the bytes that are used: files are not opened again. A weights
@@ -46,6 +46,7 @@ pub struct Package {
     digest: Digest,
     signature: SignatureState,
     tokenizer: Option<Vec<u8>>,
+    template: Option<String>,
     graphs: HashMap<String, StoredGraph>,
     components: HashMap<String, Vec<u8>>,
     layers: HashMap<String, StoredLayer>,
@@ -109,6 +110,8 @@ impl Package {
 
         let read = |entry: &FileEntry| read_verified(directory, &entry.file, entry.blake3, entry.bytes);
         let tokenizer = manifest.tokenizer.as_ref().map(read).transpose()?;
+        let template = manifest.generation.as_ref().and_then(|g| g.template.as_ref());
+        let template = template.map(|entry| as_text(directory, &entry.file, read(entry)?)).transpose()?;
         let mut components = HashMap::new();
         for entry in &manifest.components {
             let wasm = read_verified(directory, &entry.file, entry.blake3, entry.bytes)?;
@@ -130,7 +133,7 @@ impl Package {
         }
         let directory = directory.to_owned();
         tracing::debug!(package = %manifest.name, %digest, %signature, "opened a package");
-        Ok(Self { directory, manifest, digest, signature, tokenizer, graphs, components, layers })
+        Ok(Self { directory, manifest, digest, signature, tokenizer, template, graphs, components, layers })
     }
 
     /// Where it was opened.
@@ -161,6 +164,11 @@ impl Package {
     /// `tokenizer.json`. None in a package with graphs.
     pub fn tokenizer(&self) -> Option<&[u8]> {
         self.tokenizer.as_deref()
+    }
+
+    /// The chat template (Jinja) of a model that writes text, if it has one.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
     }
 
     /// All arrays, in the order of the manifest.
@@ -313,6 +321,13 @@ fn read_verified(directory: &Path, name: &str, digest: Digest, bytes: u64) -> Re
     let contents = files::read_open(file, bytes, bytes, &directory.join(name))?;
     check_digest(directory, name, digest, Digest::of_content(&contents))?;
     Ok(contents)
+}
+
+fn as_text(directory: &Path, name: &str, bytes: Vec<u8>) -> Result<String, PackageError> {
+    String::from_utf8(bytes).map_err(|e| PackageError::Manifest {
+        file: directory.join(name),
+        why: format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
+    })
 }
 
 #[allow(unsafe_code)]

@@ -20,8 +20,9 @@ use ostrakon_protocol::{Context, Digest, SigningKey};
 
 use crate::{
     error::PackageError,
+    generation::Generation,
     manifest::{self, Block, ComponentEntry, FileEntry, Manifest, Shard},
-    model::{ImportedBlock, ImportedModel, NamedComponent, PartType},
+    model::{ImportedBlock, ImportedGeneration, ImportedModel, NamedComponent, PartType},
     package::Package,
     signature::{self, PackageSignature},
     trust::TrustPolicy,
@@ -30,14 +31,15 @@ use crate::{
 };
 
 const TOKENIZER: &str = "tokenizer.json";
+const TEMPLATE: &str = "template.jinja";
 const WEIGHTS: &str = "weights";
 const COMPONENTS: &str = "components";
 
 /// Write `model` as a package signed by `signer` to the directory `out`, cut into `shards` runs.
 ///
 /// `components` are the ones that the model's blocks name, and any others that should travel along.
-/// Encoder blocks are spread over the shards as evenly as can be; what comes before the first encoder
-/// stays with it, what comes after the last stays with that.
+/// Encoder and decoder blocks are spread over the shards as evenly as can be; what comes before the
+/// first of them stays with it, what comes after the last stays with that.
 ///
 /// # Errors
 /// The model contradicts itself, the shards do not fit it, or `out` is something else's.
@@ -103,17 +105,19 @@ fn cut<'a>(
     blocks: impl Iterator<Item = (&'a str, &'a [(String, String)])> + Clone,
     count: usize,
 ) -> Result<Vec<Shard>, PackageError> {
-    let is_encoder = |settings: &[(String, String)]| settings.iter().any(|(k, v)| k == "kind" && v == "encoder");
-    let encoders = blocks.clone().filter(|(_, settings)| is_encoder(settings)).count();
-    let most = encoders.max(1);
+    let is_coder = |settings: &[(String, String)]| {
+        settings.iter().any(|(k, v)| k == "kind" && matches!(v.as_str(), "encoder" | "decoder"))
+    };
+    let coders = blocks.clone().filter(|(_, settings)| is_coder(settings)).count();
+    let most = coders.max(1);
     if !(1..=most).contains(&count) {
-        return Err(PackageError::Shards { shards: count, encoders, most });
+        return Err(PackageError::Shards { shards: count, blocks: coders, most });
     }
     let mut shards: Vec<Shard> = (0..count).map(|i| Shard { name: format!("shard-{i}"), blocks: Vec::new() }).collect();
     let mut seen = 0;
     let mut shard = 0;
     for (name, settings) in blocks {
-        if is_encoder(settings) {
+        if is_coder(settings) {
             shard = seen * count / most;
             seen += 1;
         }
@@ -138,6 +142,7 @@ fn write_files(
     }
     make_directories(directory)?;
     let tokenizer = write_file(directory, TOKENIZER, &model.tokenizer)?;
+    let generation = model.generation.as_ref().map(|g| write_generation(g, directory)).transpose()?;
     let mut entries = Vec::new();
     for component in components {
         let FileEntry { file, blake3, bytes } =
@@ -153,6 +158,7 @@ fn write_files(
         source: model.source.clone(),
         max_tokens: Some(model.max_tokens),
         tokenizer: Some(tokenizer),
+        generation,
         tolerance: None,
         components: entries,
         graphs: Vec::new(),
@@ -160,6 +166,16 @@ fn write_files(
         shards,
     };
     write_manifest(&manifest, directory, signer)
+}
+
+fn write_generation(model: &ImportedGeneration, directory: &Path) -> Result<Generation, PackageError> {
+    let write = |text: &String| write_file(directory, TEMPLATE, text.as_bytes());
+    Ok(Generation {
+        vocabulary: model.vocabulary,
+        stop: model.stop.clone(),
+        begin: model.begin.clone(),
+        template: model.template.as_ref().map(write).transpose()?,
+    })
 }
 
 pub(crate) fn make_directories(directory: &Path) -> Result<(), PackageError> {

@@ -114,6 +114,7 @@ fn write_files(
         source: model.source.clone(),
         max_tokens: None,
         tokenizer: None,
+        generation: None,
         tolerance: Some(model.tolerance),
         components,
         graphs: entries,

@@ -202,7 +202,9 @@ fn a_model_that_cannot_run_is_not_packed() {
         ("a shape that does not fit", "attention.qkv.weight", |m| m.blocks[1].layers[0].parts[0].dims[0] += 1),
         ("a name that escapes", "is not allowed", |m| m.blocks[0].name = "../x".into()),
         ("an unknown component", "is not in the package", |m| m.blocks[0].component = "block-llama".into()),
-        ("an unknown kind", "linear, embedding or layer-norm", |m| m.blocks[1].layers[0].kind = "conv".into()),
+        ("an unknown kind", "linear, embedding, layer-norm, rms-norm or rotary", |m| {
+            m.blocks[1].layers[0].kind = "conv".into()
+        }),
     ];
     for (what, text, edit) in edits {
         let directory = tempfile::tempdir().unwrap();

@@ -35,6 +35,7 @@ pub(super) fn assemble(
         source: options.source.clone(),
         max_tokens: config.max_tokens,
         tokenizer,
+        generation: None,
         blocks,
     }
 }

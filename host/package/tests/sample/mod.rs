@@ -95,6 +95,7 @@ pub(crate) fn model_with(encoders: usize) -> ImportedModel {
         source: "made up for tests".into(),
         max_tokens: 5,
         tokenizer: br#"{"version":"1.0"}"#.to_vec(),
+        generation: None,
         blocks,
     }
 }
