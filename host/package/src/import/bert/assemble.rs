@@ -4,9 +4,9 @@ use super::{
     BertOptions,
     config::Config,
     exact::{ExactBlock, ExactEmbeddings, ExactModel},
+    layers::{layer_norm, linear, table},
 };
-use crate::model::{ImportedBlock, ImportedLayer, ImportedModel, ImportedPart};
-use ostrakon_exact::{Embedding, LayerNorm, Linear};
+use crate::model::{ImportedBlock, ImportedLayer, ImportedModel};
 
 /// The component that runs the blocks of this family.
 const COMPONENT: &str = "block-bert";
@@ -50,7 +50,7 @@ fn block(name: &str, settings: &[(&str, &str)], layers: Vec<ImportedLayer>) -> I
 }
 
 fn embeddings(e: &ExactEmbeddings) -> ImportedBlock {
-    let layers = vec![table("words", &e.words), table("positions", &e.positions), norm("norm", &e.norm)];
+    let layers = vec![table("words", &e.words), table("positions", &e.positions), layer_norm("norm", &e.norm)];
     block("embeddings", &[("kind", "embeddings")], layers)
 }
 
@@ -61,43 +61,10 @@ fn encoder(i: usize, b: &ExactBlock, heads: usize) -> ImportedBlock {
         vec![
             linear("attention.qkv", &b.qkv.layer),
             linear("attention.output", &b.output.layer),
-            norm("attention.norm", &b.attention_norm),
+            layer_norm("attention.norm", &b.attention_norm),
             linear("feed-forward.up", &b.up.layer),
             linear("feed-forward.down", &b.down.layer),
-            norm("feed-forward.norm", &b.norm),
+            layer_norm("feed-forward.norm", &b.norm),
         ],
     )
-}
-
-fn layer(name: &str, kind: &str, activation: &str, parts: Vec<ImportedPart>) -> ImportedLayer {
-    ImportedLayer { name: name.to_owned(), kind: kind.to_owned(), activation: activation.to_owned(), parts }
-}
-
-fn linear(name: &str, l: &Linear) -> ImportedLayer {
-    let mut parts = vec![
-        ImportedPart::codes("weight", vec![l.outputs, l.inputs], l.weight.as_slice()),
-        ImportedPart::floats("scale", vec![l.outputs], &l.scale),
-        ImportedPart::floats("bias", vec![l.outputs], &l.bias),
-    ];
-    if let Some(prescale) = &l.prescale {
-        parts.push(ImportedPart::floats("prescale", vec![l.inputs], prescale));
-    }
-    layer(name, "linear", l.activation.name(), parts)
-}
-
-fn table(name: &str, e: &Embedding) -> ImportedLayer {
-    let parts = vec![
-        ImportedPart::codes("weight", vec![e.rows, e.width], e.table.as_slice()),
-        ImportedPart::floats("scale", vec![e.rows], &e.scale),
-    ];
-    layer(name, "embedding", "", parts)
-}
-
-fn norm(name: &str, n: &LayerNorm) -> ImportedLayer {
-    let parts = vec![
-        ImportedPart::floats("gain", vec![n.gain.len()], &n.gain),
-        ImportedPart::floats("bias", vec![n.bias.len()], &n.bias),
-        ImportedPart::floats("epsilon", vec![1], &[n.epsilon]),
-    ];
-    layer(name, "layer-norm", "", parts)
 }

@@ -1,13 +1,11 @@
 //! The float weights, checked tensor by tensor before they are copied.
 
-use super::{ImportError, config::Config, float::Norm, matrix::Matrix, source};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use super::{ImportError, config::Config, float::Norm, floats, matrix::Matrix, source};
+use safetensors::{SafeTensors, tensor::TensorView};
 use std::path::{Path, PathBuf};
 
 /// Largest weights file.
 const MAX_FILE: u64 = 8 << 30;
-/// No weight of a working model comes near this; it keeps every scale within its bounds.
-const MAX_WEIGHT: f32 = (1u64 << 30) as f32;
 
 /// A linear layer as published.
 pub(super) struct Dense {
@@ -123,53 +121,10 @@ impl Checkpoint<'_> {
             let got = view.shape();
             return Err(self.fault(name, format!("has shape {got:?}, config.json asks for {shape:?}")));
         }
-        let data = view.data();
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => data.as_chunks::<2>().0.iter().map(|&b| half(u16::from_le_bytes(b))).collect(),
-            Dtype::BF16 => data
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|&b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
-                .collect(),
-            other => return Err(self.fault(name, format!("is {other:?}: needs F32, F16 or BF16"))),
+        let Some(values) = floats::decode(view.dtype(), view.data()) else {
+            return Err(self.fault(name, format!("is {:?}: needs F32, F16 or BF16", view.dtype())));
         };
-        match values.iter().find(|v| !v.is_finite() || v.abs() > MAX_WEIGHT) {
-            Some(bad) => Err(self.fault(name, format!("holds {bad}: weights are finite and at most 2^30"))),
-            None => Ok(values),
-        }
-    }
-}
-
-/// IEEE 754 binary16 to binary32.
-fn half(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    if magnitude >= 0x7c00 {
-        return f32::from_bits(sign | 0x7f80_0000 | (magnitude & 0x3ff) << 13);
-    }
-    // As a binary32 the same bits are 2^112 times too small; so are subnormals, and the product is exact.
-    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits(0x7780_0000);
-    f32::from_bits(scaled.to_bits() | sign)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::half;
-
-    #[test]
-    fn halves() {
-        for (bits, want) in [
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x0001, 5.960_464_5e-8),
-            (0x7bff, 65504.0),
-            (0x8000, -0.0),
-            (0x3555, 0.333_251_95),
-        ] {
-            assert_eq!(half(bits).to_bits(), f32::to_bits(want), "{bits:x}");
-        }
-        assert!(half(0x7c00).is_infinite() && half(0x7e00).is_nan());
+        floats::check(&values).map_err(|why| self.fault(name, why))?;
+        Ok(values)
     }
 }

@@ -1,6 +1,6 @@
 //! The tokenizer, and the calibration texts as ids.
 
-use super::{ImportError, config::Config, source};
+use super::{CALIBRATION, ImportError, config::Config, source};
 use std::path::Path;
 use tokenizers::Tokenizer;
 
@@ -10,8 +10,6 @@ const MAX_FILE: u64 = 64 << 20;
 const MAX_ROWS: usize = 8192;
 /// Rows of random ids beside them.
 const SCRAMBLED: usize = 3000;
-/// One text a line: languages, scripts, code, numbers, single characters, long passages.
-const TEXTS: &str = include_str!("calibration.txt");
 
 /// Texts as ids, one after another.
 #[derive(Debug, Clone)]
@@ -89,7 +87,7 @@ impl Tokens {
     pub(super) fn calibration(&self, config: &Config) -> Batch {
         let most = (config.max_tokens as usize).min(MAX_ROWS);
         let mut batch = Batch { ids: Vec::new(), lengths: Vec::new(), natural: 0 };
-        for text in TEXTS.lines().filter(|l| !l.is_empty()) {
+        for text in CALIBRATION.lines().filter(|l| !l.is_empty()) {
             let Ok(encoding) = self.tokenizer.encode(text, true) else { continue };
             let ids = cut(encoding.get_ids(), most);
             if ids.is_empty() || batch.ids.len() + ids.len() > MAX_ROWS {
