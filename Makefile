@@ -5,7 +5,7 @@ TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 OSTRAKON := $(TARGET)/release/ostrakon
 PLUGINS  := build/plugins
 WASM     := wasm32-unknown-unknown
-GUESTS   := block-bert exact-reference graph-block scheduler secret-sharing verifier
+GUESTS   := block-bert block-llama exact-reference graph-block scheduler secret-sharing verifier
 # Guests are built for their own target, in their own profile, and linted there.
 HOSTED   := --workspace $(addprefix --exclude ,$(GUESTS))
 # Paths of this machine do not belong into a component: its digest must not depend on them.

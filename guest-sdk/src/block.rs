@@ -2,7 +2,7 @@
 
 use crate::bindings::exports::ostrakon::plugin::block as wit;
 use crate::bindings::wasi::nn::tensor as nn;
-use crate::{Embedding, Failure, LayerNorm, Lengths, Linear, Settings, Tensor};
+use crate::{Embedding, Failure, LayerNorm, Lengths, Linear, RmsNorm, Rotary, Settings, Tensor};
 use core::cell::RefCell;
 use core::marker::PhantomData;
 
@@ -54,6 +54,22 @@ impl Opening {
     /// The host's refusal.
     pub fn layer_norm(&self, layer: &str) -> Result<LayerNorm, Failure> {
         LayerNorm::load(self.full_name(layer))
+    }
+
+    /// The block's RMS norm with this name.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn rms_norm(&self, layer: &str) -> Result<RmsNorm, Failure> {
+        RmsNorm::load(self.full_name(layer))
+    }
+
+    /// The block's rotary embedding with this name.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn rotary(&self, layer: &str) -> Result<Rotary, Failure> {
+        Rotary::load(self.full_name(layer))
     }
 
     fn full_name(&self, layer: &str) -> String {

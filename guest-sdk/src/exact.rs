@@ -30,6 +30,28 @@ pub fn attention<'a>(qkv: impl Into<Operand<'a>>, lengths: &Lengths<'_>, heads: 
     outcome("attention", host::attention(qkv.into().handle(), lengths.handle(), heads))
 }
 
+/// `silu(gate) * up`, element by element. `x`: the columns of `gate`, then those of `up`.
+///
+/// # Errors
+/// The host's refusal.
+pub fn swiglu<'a>(x: impl Into<Operand<'a>>) -> Result<Tensor, Failure> {
+    outcome("swiglu", host::swiglu(x.into().handle()))
+}
+
+/// Multi-head attention inside each sequence, every row seeing itself and the rows before it, those of earlier calls
+/// too. `qkv`: `heads` heads of queries, `kv_heads` of keys and `kv_heads` of values side by side.
+///
+/// # Errors
+/// The host's refusal.
+pub fn causal_attention<'a>(
+    qkv: impl Into<Operand<'a>>,
+    lengths: &Lengths<'_>,
+    heads: u32,
+    kv_heads: u32,
+) -> Result<Tensor, Failure> {
+    outcome("causal-attention", host::causal_attention(qkv.into().handle(), lengths.handle(), heads, kv_heads))
+}
+
 /// The mean of each sequence's rows.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! A layer is a graph of `wasi:nn` with a name in the package. It is looked up once, when the block is
 //! opened; the weights stay with the host. Its inputs and outputs have names (`x`, `residual`, `ids`,
-//! `y`), which is all the plumbing there is, and it is done here.
+//! `positions`, `y`), which is all the plumbing there is, and it is done here.
 
 use crate::bindings::wasi::nn::graph::load_by_name;
 use crate::bindings::wasi::nn::inference::GraphExecutionContext;
@@ -106,5 +106,52 @@ impl LayerNorm {
         residual: impl Into<Operand<'b>>,
     ) -> Result<Tensor, Failure> {
         self.0.compute([("x", x.into()), ("residual", residual.into())])
+    }
+}
+
+/// Division by the root of the mean square.
+pub struct RmsNorm(Graph);
+
+impl RmsNorm {
+    /// Find the layer with this full name.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn load(name: impl Into<String>) -> Result<Self, Failure> {
+        Graph::load(name.into()).map(Self)
+    }
+
+    /// `x`: FP32 [rows, width]. Result: the same shape.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn forward<'a>(&self, x: impl Into<Operand<'a>>) -> Result<Tensor, Failure> {
+        self.0.compute([("x", x.into())])
+    }
+}
+
+/// Heads turned by their rows' places in the sequence.
+pub struct Rotary(Graph);
+
+impl Rotary {
+    /// Find the layer with this full name.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn load(name: impl Into<String>) -> Result<Self, Failure> {
+        Graph::load(name.into()).map(Self)
+    }
+
+    /// `x`: FP32 [rows, columns], `positions`: I32 [rows], as of [`Lengths::positions`](crate::Lengths::positions).
+    /// Result: the shape of `x`.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn forward<'a, 'b>(
+        &self,
+        x: impl Into<Operand<'a>>,
+        positions: impl Into<Operand<'b>>,
+    ) -> Result<Tensor, Failure> {
+        self.0.compute([("x", x.into()), ("positions", positions.into())])
     }
 }

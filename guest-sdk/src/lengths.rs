@@ -4,39 +4,65 @@ use crate::bindings::wasi::nn::tensor as nn;
 use crate::tensor::{name, read_i32};
 use crate::{Element, Failure, Tensor};
 
-/// How many rows each sequence of the batch has: each at least 1, together the rows of the input.
+/// Most rows of a sequence, those of earlier calls included.
+const MAX_ROWS: i32 = 1 << 20;
+
+/// How many rows each sequence of the batch has: each at least 1, together the rows of the input. Perhaps also how many
+/// rows of the sequence earlier calls were given.
 pub struct Lengths<'a> {
     tensor: &'a nn::Tensor,
-    values: Vec<i32>,
+    sequences: Vec<Sequence>,
+}
+
+#[derive(Clone, Copy)]
+struct Sequence {
+    rows: i32,
+    before: i32,
 }
 
 impl<'a> Lengths<'a> {
     /// Check the two tensors of a call to `forward` against each other.
     ///
     /// # Errors
-    /// [`Failure::BadInput`]: lengths that are not I32 of rank 1, a length below 1, an input without
-    /// dimensions, lengths that do not add up to the rows of the input.
+    /// [`Failure::BadInput`]: lengths that are not I32 of the shape [B] or [B, 2], a length below 1, rows before that
+    /// are none or too many, an input without dimensions, lengths that do not add up to the rows of the input.
     pub(crate) fn check(lengths: &'a nn::Tensor, input: &Tensor) -> Result<Self, Failure> {
         let bad = |why: String| Err(Failure::BadInput(why));
-        let (rank, element) = (lengths.dimensions().len(), lengths.ty());
-        if rank != 1 || element != Element::I32 {
-            return bad(format!("the lengths are {} of rank {rank}: needs I32 of rank 1", name(element)));
+        let (dimensions, element) = (lengths.dimensions(), lengths.ty());
+        if !matches!(dimensions.as_slice(), [_] | [_, 2]) || element != Element::I32 {
+            return bad(format!(
+                "the lengths are {} {dimensions:?}: needs I32 of the shape [sequences] or [sequences, 2]",
+                name(element)
+            ));
         }
         let Some(&rows) = input.dimensions().first() else {
             return bad(String::from("the input has no dimensions: the first counts its rows"));
         };
         let values = read_i32(lengths)?;
+        let each = if dimensions.len() == 1 { 1 } else { 2 };
+        let mut sequences = Vec::with_capacity(values.len() / each);
         let mut sum = 0u64;
-        for (i, &length) in values.iter().enumerate() {
+        for (i, sequence) in values.chunks_exact(each).enumerate() {
+            let (length, before) = match *sequence {
+                [length, before] => (length, before),
+                [length] => (length, 0),
+                _ => (0, 0),
+            };
             match u64::try_from(length) {
                 Ok(length) if length > 0 => sum = sum.saturating_add(length),
                 _ => return bad(format!("length {i} is {length}: every sequence has at least one row")),
             }
+            if before < 0 || before.checked_add(length).is_none_or(|end| before > 0 && end > MAX_ROWS) {
+                return bad(format!(
+                    "sequence {i} has {length} rows and {before} before them: not below 0 and at most {MAX_ROWS} in all"
+                ));
+            }
+            sequences.push(Sequence { rows: length, before });
         }
         if sum != u64::from(rows) {
             return bad(format!("the lengths add up to {sum} but the input has {rows} rows"));
         }
-        Ok(Self { tensor: lengths, values })
+        Ok(Self { tensor: lengths, sequences })
     }
 
     /// As the operations of [`exact`](crate::exact) take them.
@@ -46,12 +72,14 @@ impl<'a> Lengths<'a> {
 
     /// The length of each sequence, in order.
     pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
-        self.values.iter().copied()
+        self.sequences.iter().map(|sequence| sequence.rows)
     }
 
-    /// For each row, its place in its own sequence: `0, 1, 2, 0, 1` for the lengths `3, 2`.
+    /// For each row, its place in its own sequence, rows of earlier calls counted: `0, 1, 2, 0, 1` for the lengths
+    /// `3, 2`, and `7, 8, 9, 0, 1` where seven rows were before those of the first sequence.
     pub fn positions(&self) -> Tensor {
-        let positions: Vec<i32> = self.values.iter().flat_map(|&length| 0..length).collect();
+        let places = self.sequences.iter().flat_map(|s| s.before..s.before.saturating_add(s.rows));
+        let positions: Vec<i32> = places.collect();
         Tensor::from_i32(&[positions.len() as u32], &positions)
     }
 }

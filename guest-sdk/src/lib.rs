@@ -9,8 +9,8 @@
 //! # How
 //!
 //! 1. Implement [`Block`]: `open` finds the block's layers, `forward` calls them.
-//! 2. Layers are [`Linear`], [`Embedding`] and [`LayerNorm`]; the operations without weights are in
-//!    [`exact`]. Every one takes tensors by reference, or by value where the caller is done with them
+//! 2. Layers are [`Linear`], [`Embedding`], [`LayerNorm`], [`RmsNorm`] and [`Rotary`]; the operations without weights
+//!    are in [`exact`]. Every one takes tensors by reference, or by value where the caller is done with them
 //!    (see [`Operand`]): the SDK makes the second handles that this needs.
 //! 3. [`export_block!`] makes the type the component's block.
 //!
@@ -50,7 +50,7 @@ mod tensor;
 
 pub use block::{Block, Opening};
 pub use failure::Failure;
-pub use layer::{Embedding, LayerNorm, Linear};
+pub use layer::{Embedding, LayerNorm, Linear, RmsNorm, Rotary};
 pub use lengths::Lengths;
 pub use settings::Settings;
 pub use tensor::{Element, Operand, Tensor};
