@@ -132,6 +132,9 @@ pub enum NodeError {
         /// Why.
         source: ostrakon_protocol::PayloadError,
     },
+    /// The blocks of a package do not generate text as they should.
+    #[error("the package does not generate text: {0}")]
+    Decoder(String),
     /// No nodes can be chosen for a request, or nothing can be advised.
     #[error("there is no plan: {0}")]
     NoPlan(String),

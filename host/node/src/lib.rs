@@ -28,6 +28,7 @@ pub mod doctor;
 pub mod error;
 pub mod execute;
 pub mod fetch;
+pub mod generate;
 pub mod float;
 pub mod float_receipt;
 pub mod inspect;

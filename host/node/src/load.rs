@@ -18,7 +18,7 @@ use crate::plugins::{EXACT_REFERENCE, Plugins};
 use crate::tokens::Tokens;
 use ostrakon_engine::{CacheDir, CacheError, CallError, Forward, Instance, Limits, Plugin, Runtime, SessionId, World};
 use ostrakon_exact::simd::{Executor, Level};
-use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, Tensor};
+use ostrakon_nn::{BackendError, Host, Observer, ProvenBackend, SequencePast, Tensor};
 use ostrakon_package::{Digest, Home, Manifest, Package, Tier, TrustPolicy};
 use ostrakon_protocol::{Batch, Receipt, Step};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 /// A package ready to run.
 pub struct Model {
     pub(crate) package: Arc<Package>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) profile: Digest,
     pub(crate) backend: &'static str,
     pub(crate) blocks: Vec<OpenBlock>,
@@ -64,6 +64,24 @@ impl OpenBlock {
             None => self.open(on)?,
         };
         instance.forward(session, input, lengths).map_err(|source| self.failed(source))
+    }
+
+    /// Run it on later rows of sequences, in the instance that ran it before, if there is one. What it costs is then not a matter
+    /// of the input alone; what it gives is.
+    pub(crate) fn forward_on(
+        &mut self,
+        on: &Bench,
+        input: Tensor,
+        lengths: &Tensor,
+        past: Vec<SequencePast>,
+    ) -> Result<(Forward, Vec<SequencePast>), NodeError> {
+        let (mut instance, session) = match self.fresh.take() {
+            Some(fresh) => fresh,
+            None => self.open(on)?,
+        };
+        let done = instance.forward_on(session, input, lengths, past).map_err(|source| self.failed(source))?;
+        self.fresh = Some((instance, session));
+        Ok(done)
     }
 
     /// Make a fresh instance, if there is none.
@@ -166,7 +184,7 @@ impl Model {
             let blocks = blocks?;
             let (tokens, tokenizer) = joined(tokens);
             let load = LoadTimes { verify, arithmetic, tokenizer, components, open, total: start.elapsed() };
-            Ok(Self { package, tokens: tokens?, profile, backend: backend_name, blocks, bench, load })
+            Ok(Self { package, tokens: Arc::new(tokens?), profile, backend: backend_name, blocks, bench, load })
         })
     }
 

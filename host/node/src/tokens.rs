@@ -67,6 +67,26 @@ impl Tokens {
         texts.iter().enumerate().map(|(at, text)| self.one(at + 1, text)).collect()
     }
 
+    /// The ids of a text, marks in it as the tokens that they are; none are added.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses it.
+    pub fn ids_of(&self, text: &str) -> Result<Vec<u32>, TokenError> {
+        let refused = |reason: String| TokenError::Text { number: 1, reason };
+        let encoding = self.0.encode_fast(EncodeInput::from(text), false).map_err(|e| refused(e.to_string()))?;
+        if encoding.get_overflowing().is_empty() {
+            return Ok(encoding.get_ids().to_vec());
+        }
+        let whole: usize = encoding.get_overflowing().iter().map(|rest| rest.get_ids().len()).sum();
+        let (tokens, most) = (encoding.get_ids().len() + whole, encoding.get_ids().len());
+        Err(refused(format!("it has {tokens} tokens, and the model's context ends at {most}: give a shorter one")))
+    }
+
+    /// The text of ids, with or without marks such as `<|im_end|>`. Bytes that are no characters are shown as U+FFFD.
+    pub fn text_of(&self, ids: &[u32], without_marks: bool) -> String {
+        self.0.decode(ids, without_marks).unwrap_or_default()
+    }
+
     fn one(&self, number: usize, text: &str) -> Result<Tokenised, TokenError> {
         let input = EncodeInput::from(text);
         let encoding =

@@ -1,0 +1,183 @@
+//! The blocks of a decoder, run on the later rows of many sequences at once.
+//!
+//! # How
+//!
+//! 1. The rows of all sequences go through all blocks but the last, one after another, each block going on from what earlier
+//!    calls left of each sequence (`Past`).
+//! 2. Only rows whose logits somebody wants go through the last block: its product is the widest of all.
+//!
+//! Blocks are row by row or causal, and exact: how sequences are cut into calls, and which go together, changes no byte.
+
+use crate::error::NodeError;
+use crate::load::Model;
+use ostrakon_nn::{NnError, SequencePast, Tensor};
+
+/// Later rows of a sequence.
+pub(super) struct Later<'a> {
+    /// Their tokens, at least one.
+    pub(super) tokens: &'a [u32],
+    /// Which of them logits are wanted of, rising.
+    pub(super) wanted: Vec<usize>,
+    /// What earlier calls left.
+    pub(super) past: Past,
+}
+
+/// What calls left of a sequence.
+#[derive(Default)]
+pub(super) struct Past {
+    /// Tokens that were run.
+    pub(super) rows: usize,
+    /// For each block.
+    blocks: Vec<SequencePast>,
+}
+
+impl Past {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.blocks.iter().map(SequencePast::bytes).sum()
+    }
+
+    /// What the first rows left.
+    pub(super) fn first(&self, rows: usize) -> Self {
+        let rows = rows.min(self.rows);
+        Self { rows, blocks: self.blocks.iter().map(|block| block.first(rows)).collect() }
+    }
+
+    /// Forget all rows from this one on.
+    pub(super) fn truncate(&mut self, rows: usize) {
+        self.rows = self.rows.min(rows);
+        for block in &mut self.blocks {
+            block.truncate(rows);
+        }
+    }
+}
+
+/// What a call gives for a sequence.
+pub(super) struct Decoded {
+    /// With the rows of the call.
+    pub(super) past: Past,
+    /// The logits of each row that was wanted.
+    pub(super) logits: Vec<Vec<f32>>,
+}
+
+/// Blocks that generate text.
+pub(super) trait Decoder: Send {
+    /// Tokens that there are: the width of logits.
+    fn vocabulary(&self) -> u32;
+
+    /// Run later rows of each sequence. After an error nothing is left of any of them.
+    ///
+    /// # Errors
+    /// A block fails, or does not give what it should.
+    fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError>;
+}
+
+/// All blocks on this machine.
+pub(super) struct LocalDecoder {
+    model: Model,
+    vocabulary: u32,
+}
+
+impl LocalDecoder {
+    pub(super) const fn new(model: Model, vocabulary: u32) -> Self {
+        Self { model, vocabulary }
+    }
+}
+
+impl Decoder for LocalDecoder {
+    fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError> {
+        let (mut x, lengths) = inputs(&batch)?;
+        let mut starts = Vec::with_capacity(batch.len());
+        let (mut pasts, mut wanted, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut row = 0;
+        for Later { tokens, wanted: rows, past } in batch {
+            starts.push((past.rows, tokens.len()));
+            wanted.extend(rows.iter().map(|at| row + at));
+            counts.push(rows.len());
+            pasts.push(past.blocks);
+            row += tokens.len();
+        }
+        let Some((last, blocks)) = self.model.blocks.split_last_mut() else {
+            return Err(malformed("the package has no blocks"));
+        };
+        for past in &mut pasts {
+            past.resize_with(blocks.len(), SequencePast::default);
+        }
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let before = pasts.iter_mut().filter_map(|past| past.get_mut(at)).map(std::mem::take).collect();
+            let (done, after) = block.forward_on(&self.model.bench, x, &lengths, before)?;
+            for (past, after) in pasts.iter_mut().filter_map(|past| past.get_mut(at)).zip(after) {
+                *past = after;
+            }
+            x = done.output;
+        }
+        let mut logits = Vec::new();
+        if !wanted.is_empty() {
+            let (x, lengths) = picked(&x, row, &wanted)?;
+            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, Vec::new())?;
+            logits = rows(&done.output, wanted.len(), self.vocabulary)?;
+        }
+        let mut logits = logits.into_iter();
+        let decoded = starts.into_iter().zip(pasts).zip(counts).map(|(((before, rows), blocks), count)| Decoded {
+            past: Past { rows: before + rows, blocks },
+            logits: logits.by_ref().take(count).collect(),
+        });
+        Ok(decoded.collect())
+    }
+}
+
+fn malformed(reason: impl Into<String>) -> NodeError {
+    NodeError::Decoder(reason.into())
+}
+
+/// Token ids I32 [T], and lengths I32 [B, 2]: rows now, and rows before.
+fn inputs(batch: &[Later<'_>]) -> Result<(Tensor, Tensor), NodeError> {
+    let number = |count: usize| i32::try_from(count).map_err(|_| malformed("a sequence has too many rows"));
+    let tokens = batch.iter().flat_map(|later| later.tokens).map(|&token| i32::try_from(token));
+    let tokens: Vec<i32> = tokens.collect::<Result<_, _>>().map_err(|_| malformed("a token id is beyond 31 bits"))?;
+    let mut lengths = Vec::with_capacity(2 * batch.len());
+    for later in batch {
+        lengths.extend([number(later.tokens.len())?, number(later.past.rows)?]);
+    }
+    let ids = Tensor::from_i32(vec![dimension(tokens.len())?], tokens).map_err(wrong)?;
+    let lengths = Tensor::from_i32(vec![dimension(batch.len())?, 2], lengths).map_err(wrong)?;
+    Ok((ids, lengths))
+}
+
+fn dimension(count: usize) -> Result<u32, NodeError> {
+    u32::try_from(count).map_err(|_| malformed("a batch has too many rows"))
+}
+
+fn wrong(error: NnError) -> NodeError {
+    malformed(error.to_string())
+}
+
+/// These rows of `x`, each as a sequence of its own.
+fn picked(x: &Tensor, count: usize, wanted: &[usize]) -> Result<(Tensor, Tensor), NodeError> {
+    let width = match x.dims() {
+        &[rows, width] if rows as usize == count && width > 0 => width,
+        other => return Err(malformed(format!("a block gives {other:?} where {count} rows went in"))),
+    };
+    let values = x.as_f32().map_err(wrong)?;
+    let picked = wanted.iter().filter_map(|&row| values.chunks_exact(width as usize).nth(row)).flatten();
+    let rows = dimension(wanted.len())?;
+    let x = Tensor::from_f32(vec![rows, width], picked.copied().collect()).map_err(wrong)?;
+    let lengths = Tensor::from_i32(vec![rows], vec![1; wanted.len()]).map_err(wrong)?;
+    Ok((x, lengths))
+}
+
+fn rows(logits: &Tensor, count: usize, vocabulary: u32) -> Result<Vec<Vec<f32>>, NodeError> {
+    match logits.dims() {
+        &[rows, width] if rows as usize == count && width == vocabulary && width > 0 => {
+            let values = logits.as_f32().map_err(wrong)?;
+            Ok(values.chunks_exact(width as usize).map(<[f32]>::to_vec).collect())
+        }
+        other => Err(malformed(format!(
+            "the last block gives {other:?} where logits of {count} rows and {vocabulary} tokens should be"
+        ))),
+    }
+}

@@ -1,0 +1,284 @@
+//! Generating text: a decoder that many requests share.
+//!
+//! # Why
+//!
+//! A token takes one pass over all weights, whoever it is for: so what is generated for many goes together. And what was run once need
+//! not be run again for whoever begins alike. Neither may change an answer by a byte, and neither does: every operation is exact.
+//!
+//! # How
+//!
+//! 1. [`Generator::open`] loads a package and starts one thread, the [`engine`], which owns it.
+//! 2. [`Generator::ask`] checks a request and puts it into a bounded [`queue`]; what comes of it comes as [`Pieces`].
+//! 3. The engine runs batches through the [`decoder`], chooses tokens ([`sample`]), and keeps what sequences left for those that
+//!    begin alike ([`prefix`]).
+//! 4. [`text`] makes text of tokens as they come; [`template`] makes a prompt of a conversation.
+
+mod decoder;
+mod engine;
+mod prefix;
+mod queue;
+mod request;
+mod sample;
+mod template;
+mod text;
+
+pub use request::{Done, End, GenerateRequest, MAX_TOP, Piece, Pieces, Refusal};
+pub use sample::{Likelihood, OutOfRange, Sampling};
+pub use template::{Message, Template, TemplateError};
+pub use text::TextStream;
+
+use crate::error::NodeError;
+use crate::load::Model;
+use crate::options::RunOptions;
+use crate::tokens::Tokens;
+use decoder::LocalDecoder;
+use engine::{Engine, Shared, lock};
+use ostrakon_package::{Digest, Generation, Home, Manifest, TrustPolicy};
+use queue::Waiting;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// What a generator may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of a prompt and its answer; the package's own if that is less.
+    pub context: usize,
+    /// Sequences that run at once.
+    pub sequences: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Bytes of what the rows of running sequences leave.
+    pub past_bytes: usize,
+    /// Likewise, kept of sequences that have ended.
+    pub prefix_bytes: usize,
+}
+
+impl Default for Limits {
+    /// For a machine with some gigabytes to spare.
+    fn default() -> Self {
+        Self { context: usize::MAX, sequences: 32, waiting: 256, past_bytes: 2 << 30, prefix_bytes: 512 << 20 }
+    }
+}
+
+/// What a generator has done, and how it stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Requests that began.
+    pub requests: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Of these, not computed again.
+    pub reused_tokens: u64,
+    /// Tokens that were generated.
+    pub generated_tokens: u64,
+    /// Calls of the model.
+    pub calls: u64,
+    /// In these calls.
+    pub busy: Duration,
+    /// Requests that run now.
+    pub running: u64,
+    /// Requests that wait now.
+    pub waiting: u64,
+    /// Bytes kept of sequences that have ended.
+    pub kept_bytes: u64,
+}
+
+/// A package that generates text.
+pub struct Generator {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    limits: Limits,
+    tokens: Arc<Tokens>,
+    template: Option<Template>,
+    generation: Generation,
+    manifest: Manifest,
+    digest: Digest,
+    backend: &'static str,
+}
+
+impl Generator {
+    /// Load the package in `directory` and make it ready.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; the package generates no text; its template is none.
+    pub fn open(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+        mut limits: Limits,
+    ) -> Result<Self, NodeError> {
+        let model = Model::load(directory, policy, home, options)?;
+        let manifest = model.manifest().clone();
+        let name = &manifest.name;
+        let Some(generation) = manifest.generation.clone() else {
+            return Err(NodeError::Setting(format!("the package `{name}` generates no text: `ostrakon run` runs it")));
+        };
+        let template = model.package.template().map(Template::new).transpose();
+        let template =
+            template.map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
+        let tokens = Arc::clone(&model.tokens);
+        limits.context = limits.context.min(manifest.max_tokens.unwrap_or_default() as usize);
+        let (digest, backend) = (model.digest(), model.backend());
+        let shared =
+            Arc::new(Shared { inner: Mutex::default(), changed: Condvar::new(), statistics: Mutex::default() });
+        let decoder = LocalDecoder::new(model, generation.vocabulary);
+        let mut engine = Engine::new(decoder, limits, Arc::clone(&shared));
+        engine.warm_up()?;
+        let thread = std::thread::Builder::new().name("generator".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                // Whatever ends it, nobody waits for it any more.
+                let _end = EndAtDrop(shared);
+                engine.run();
+            }
+        });
+        let thread = thread.map_err(|error| NodeError::Setting(format!("no thread can be started: {error}")))?;
+        let thread = Some(thread);
+        Ok(Self { shared, thread, limits, tokens, template, generation, manifest, digest, backend })
+    }
+
+    /// Take a request.
+    ///
+    /// # Errors
+    /// It makes no sense, or too many wait already.
+    pub fn ask(&self, request: GenerateRequest) -> Result<Pieces, Refusal> {
+        self.check(&request)?;
+        // So many pieces can there be: then nothing ever waits for whoever reads slowly.
+        let most = (request.max_tokens as usize).min(self.limits.context) + 2;
+        let (pieces, receiver) = mpsc::channel(most);
+        let mut inner = lock(&self.shared.inner);
+        if inner.ended {
+            return Err(Refusal::Ended);
+        }
+        if inner.queue.len() >= self.limits.waiting {
+            inner.queue.forget_left();
+        }
+        let waiting = inner.queue.len();
+        if waiting >= self.limits.waiting {
+            return Err(Refusal::Busy { waiting, after: self.patience(waiting) });
+        }
+        inner.queue.put(Waiting { request, pieces, since: Instant::now() });
+        drop(inner);
+        self.shared.changed.notify_one();
+        Ok(Pieces(receiver))
+    }
+
+    fn check(&self, request: &GenerateRequest) -> Result<(), Refusal> {
+        request.sampling.check()?;
+        let (tokens, context) = (request.prompt.len(), self.limits.context);
+        if tokens == 0 {
+            return Err(Refusal::Empty);
+        }
+        if tokens > context || (tokens == context && request.max_tokens > 0) {
+            return Err(Refusal::TooLong { tokens, context });
+        }
+        if let Some(top) = request.likelihoods.filter(|&top| top > MAX_TOP) {
+            return Err(Refusal::Top(top));
+        }
+        let vocabulary = self.generation.vocabulary;
+        match request.prompt.iter().find(|&&token| token >= vocabulary) {
+            Some(&token) => Err(Refusal::Token { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// How long those who wait will take, from how long requests took so far.
+    fn patience(&self, waiting: usize) -> Duration {
+        let statistics = self.statistics();
+        let each = statistics.busy.as_secs_f64() / statistics.requests.max(1) as f64;
+        Duration::from_secs((each * waiting as f64).clamp(1.0, 60.0) as u64)
+    }
+
+    /// What was done, and how it stands.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = *lock(&self.shared.statistics);
+        statistics.waiting = lock(&self.shared.inner).queue.len() as u64;
+        statistics
+    }
+
+    /// The tokens of a text, with those that begin one.
+    ///
+    /// # Errors
+    /// The tokenizer refuses it.
+    pub fn tokens_of(&self, text: &str) -> Result<Vec<u32>, NodeError> {
+        let mut all = self.generation.begin.clone();
+        all.extend(self.tokens.ids_of(text)?);
+        Ok(all)
+    }
+
+    /// The prompt of a conversation, up to where the assistant speaks.
+    ///
+    /// # Errors
+    /// The package has no template, or it refuses; the tokenizer refuses what comes of it.
+    pub fn prompt_of(&self, messages: &[Message]) -> Result<Vec<u32>, NodeError> {
+        let Some(template) = &self.template else {
+            return Err(NodeError::Setting(format!(
+                "the package `{}` has no chat template: ask for a completion of a text instead",
+                self.manifest.name
+            )));
+        };
+        let text = template.render(messages).map_err(|error| NodeError::Setting(error.to_string()))?;
+        // What begins a text is the template's business; marks in it are tokens.
+        Ok(self.tokens.ids_of(&text)?)
+    }
+
+    /// Makes text of tokens as they come, ending at one of these strings.
+    pub fn text_stream(&self, stop: Vec<String>) -> TextStream<'_> {
+        TextStream::new(&self.tokens, stop)
+    }
+
+    /// The text of some tokens, marks left as they are.
+    pub fn text_of(&self, tokens: &[u32]) -> String {
+        self.tokens.text_of(tokens, false)
+    }
+
+    /// Tokens that end an answer.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.generation.stop
+    }
+
+    /// What it may use; the context is the model's, if that is less.
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The package's manifest.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The package's digest.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What computes.
+    pub const fn backend(&self) -> &'static str {
+        self.backend
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        lock(&self.shared.inner).ended = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct EndAtDrop(Arc<Shared>);
+
+impl Drop for EndAtDrop {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.0.inner);
+        inner.ended = true;
+        inner.queue = queue::Queue::default();
+    }
+}
