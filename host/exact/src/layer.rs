@@ -4,6 +4,7 @@
 //! reference component, from the host's `weights` interface. Both build it here, so both refuse the
 //! same things.
 
+use crate::ragged::ShapeError;
 use alloc::{borrow::ToOwned, boxed::Box, format, string::String, vec::Vec};
 use core::fmt;
 
@@ -15,13 +16,19 @@ pub const MAX_ROWS: usize = 1 << 24;
 pub const MAX_SCALE: f32 = (1u64 << 30) as f32;
 /// Smallest epsilon of a norm: keeps the reciprocal square root below 2^30.
 pub const MIN_EPSILON: f32 = 1e-18;
+/// Most positions of a rotary table.
+pub const MAX_POSITIONS: usize = 1 << 20;
+/// Most heads that a rotary layer turns.
+pub const MAX_HEADS: usize = 1024;
+/// Most columns of a head.
+pub const MAX_HEAD_WIDTH: usize = 128;
 
 /// Bytes that a layer keeps without copying: a map of a file, an owned buffer.
 pub type SharedBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
 
 /// One array of a layer.
 pub struct Part {
-    /// Its name inside the layer: `weight`, `scale`, `bias`, `prescale`, `gain`, `epsilon`.
+    /// Its name inside the layer: `weight`, `scale`, `bias`, `prescale`, `gain`, `epsilon`, `table`, `heads`.
     pub name: String,
     /// Its shape.
     pub dimensions: Vec<usize>,
@@ -157,6 +164,44 @@ pub struct LayerNorm {
     pub epsilon: f32,
 }
 
+/// Normalisation by the root of the mean square, with gain.
+pub struct RmsNorm {
+    /// [H].
+    pub gain: Vec<f32>,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// Pairs of columns turned by an angle that depends on the row's position.
+pub struct Rotary {
+    /// [P, d]: for each position the cosine and sine of each pair of a head's columns, side by side.
+    pub table: Vec<f32>,
+    /// Positions P.
+    pub positions: usize,
+    /// Columns d of a head: even.
+    pub width: usize,
+    /// How many heads are turned; columns after them are not.
+    pub heads: usize,
+}
+
+impl Rotary {
+    /// The columns that are turned.
+    pub const fn turned(&self) -> usize {
+        self.heads * self.width
+    }
+
+    /// Cosines and sines of a position, or why there are none.
+    pub(crate) fn angles(&self, position: i32) -> Result<&[[f32; 2]], ShapeError> {
+        let row = usize::try_from(position)
+            .ok()
+            .filter(|&p| p < self.positions)
+            .and_then(|p| self.table.get(p * self.width..(p + 1) * self.width));
+        row.map(|row| row.as_chunks::<2>().0).ok_or_else(|| {
+            ShapeError(format!("position {position} is outside the table of {} positions", self.positions))
+        })
+    }
+}
+
 /// A layer of a package: what a wasi-nn graph is made of here.
 pub enum Layer {
     /// A matrix product.
@@ -165,6 +210,10 @@ pub enum Layer {
     Embedding(Embedding),
     /// A norm with weights.
     LayerNorm(LayerNorm),
+    /// A norm with weights and without a mean.
+    RmsNorm(RmsNorm),
+    /// Positions, turned into angles.
+    Rotary(Rotary),
 }
 
 impl Layer {
@@ -174,6 +223,8 @@ impl Layer {
             Self::Linear(_) => "linear",
             Self::Embedding(_) => "embedding",
             Self::LayerNorm(_) => "layer-norm",
+            Self::RmsNorm(_) => "rms-norm",
+            Self::Rotary(_) => "rotary",
         }
     }
 
@@ -181,7 +232,8 @@ impl Layer {
     ///
     /// `kind` is `linear` (parts `weight` I8 [N, K], `scale` F32 [N], optional `bias` F32 [N],
     /// optional `prescale` F32 [K]; `activation` is `u8` or `u16`), `embedding` (`weight` I8 [V, H],
-    /// `scale` F32 [V]) or `layer-norm` (`gain` F32 [H], `bias` F32 [H], `epsilon` F32 [1]).
+    /// `scale` F32 [V]), `layer-norm` (`gain` F32 [H], `bias` F32 [H], `epsilon` F32 [1]), `rms-norm`
+    /// (`gain` F32 [H], `epsilon` F32 [1]) or `rotary` (`table` F32 [P, d], `heads` F32 [1]: an integer).
     ///
     /// # Errors
     /// An unknown kind or activation, a missing, unknown or repeated part, a shape that does not fit
@@ -196,8 +248,11 @@ impl Layer {
             }
             "embedding" => Self::Embedding(parts.embedding()?),
             "layer-norm" => Self::LayerNorm(parts.layer_norm()?),
+            "rms-norm" => Self::RmsNorm(parts.rms_norm()?),
+            "rotary" => Self::Rotary(parts.rotary()?),
             other => {
-                return Err(LayerError(format!("unknown layer kind `{other}`: linear, embedding or layer-norm")));
+                let kinds = "linear, embedding, layer-norm, rms-norm or rotary";
+                return Err(LayerError(format!("unknown layer kind `{other}`: {kinds}")));
             }
         };
         match parts.0.first() {
@@ -212,9 +267,9 @@ struct Parts(Vec<Part>);
 impl Parts {
     fn linear(&mut self, activation: Activation) -> Result<Linear, LayerError> {
         let (weight, outputs, inputs) = self.codes()?;
-        let scale = self.floats("scale", outputs, MAX_SCALE)?;
-        let bias = self.optional_floats("bias", outputs, crate::number::LIMIT)?;
-        let prescale = self.optional_floats("prescale", inputs, MAX_SCALE)?;
+        let scale = self.floats("scale", &[outputs], MAX_SCALE)?;
+        let bias = self.optional_floats("bias", &[outputs], crate::number::LIMIT)?;
+        let prescale = self.optional_floats("prescale", &[inputs], MAX_SCALE)?;
         let row_sum =
             weight.as_slice().chunks_exact(inputs).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
         let bias = bias.unwrap_or_else(|| alloc::vec![0.0; outputs]);
@@ -223,22 +278,48 @@ impl Parts {
 
     fn embedding(&mut self) -> Result<Embedding, LayerError> {
         let (table, rows, width) = self.codes()?;
-        let scale = self.floats("scale", rows, MAX_SCALE)?;
+        let scale = self.floats("scale", &[rows], MAX_SCALE)?;
         Ok(Embedding { rows, width, table, scale })
     }
 
     fn layer_norm(&mut self) -> Result<LayerNorm, LayerError> {
-        let width = match self.peek("gain")?.dimensions.as_slice() {
-            &[width] if (1..=MAX_WIDTH).contains(&width) => width,
-            other => return Err(shape("gain", other, "[1..=66000]")),
+        let gain = self.gain()?;
+        let bias = self.floats("bias", &[gain.len()], crate::number::LIMIT)?;
+        Ok(LayerNorm { gain, bias, epsilon: self.epsilon()? })
+    }
+
+    fn rms_norm(&mut self) -> Result<RmsNorm, LayerError> {
+        Ok(RmsNorm { gain: self.gain()?, epsilon: self.epsilon()? })
+    }
+
+    fn rotary(&mut self) -> Result<Rotary, LayerError> {
+        let (positions, width) = match self.peek("table")?.dimensions.as_slice() {
+            &[p, d] if (1..=MAX_POSITIONS).contains(&p) && (2..=MAX_HEAD_WIDTH).contains(&d) && d.is_multiple_of(2) => {
+                (p, d)
+            }
+            other => return Err(shape("table", other, "[1..=1048576, an even number of 2..=128]")),
         };
-        let gain = self.floats("gain", width, MAX_SCALE)?;
-        let bias = self.floats("bias", width, crate::number::LIMIT)?;
-        let epsilon = self.floats("epsilon", 1, 1.0)?.first().copied().unwrap_or(0.0);
+        let table = self.floats("table", &[positions, width], MAX_SCALE)?;
+        let given = self.floats("heads", &[1], MAX_HEADS as f32)?.first().copied().unwrap_or(0.0);
+        match given as usize {
+            heads @ 1..=MAX_HEADS if heads as f32 == given => Ok(Rotary { table, positions, width, heads }),
+            _ => Err(LayerError(format!("part `heads` is {given}: an integer of 1 to {MAX_HEADS}"))),
+        }
+    }
+
+    fn gain(&mut self) -> Result<Vec<f32>, LayerError> {
+        match self.peek("gain")?.dimensions.as_slice() {
+            &[width] if (1..=MAX_WIDTH).contains(&width) => self.floats("gain", &[width], MAX_SCALE),
+            other => Err(shape("gain", other, "[1..=66000]")),
+        }
+    }
+
+    fn epsilon(&mut self) -> Result<f32, LayerError> {
+        let epsilon = self.floats("epsilon", &[1], 1.0)?.first().copied().unwrap_or(0.0);
         if epsilon < MIN_EPSILON {
             return Err(LayerError(format!("part `epsilon` is {epsilon}: at least {MIN_EPSILON}")));
         }
-        Ok(LayerNorm { gain, bias, epsilon })
+        Ok(epsilon)
     }
 
     fn peek(&self, name: &str) -> Result<&Part, LayerError> {
@@ -269,18 +350,24 @@ impl Parts {
         Ok((codes, rows, columns))
     }
 
-    fn floats(&mut self, name: &str, len: usize, limit: f32) -> Result<Vec<f32>, LayerError> {
-        self.optional_floats(name, len, limit)?.ok_or_else(|| LayerError(format!("part `{name}` is missing")))
+    fn floats(&mut self, name: &str, dimensions: &[usize], limit: f32) -> Result<Vec<f32>, LayerError> {
+        self.optional_floats(name, dimensions, limit)?.ok_or_else(|| LayerError(format!("part `{name}` is missing")))
     }
 
-    fn optional_floats(&mut self, name: &str, len: usize, limit: f32) -> Result<Option<Vec<f32>>, LayerError> {
+    fn optional_floats(
+        &mut self,
+        name: &str,
+        dimensions: &[usize],
+        limit: f32,
+    ) -> Result<Option<Vec<f32>>, LayerError> {
         let Some(part) = self.take(name) else { return Ok(None) };
         let bytes = (*part.data).as_ref();
-        if part.dimensions != [len] || len.checked_mul(4) != Some(bytes.len()) {
+        let len = dimensions.iter().try_fold(4usize, |bytes, &n| bytes.checked_mul(n));
+        if part.dimensions != dimensions || len != Some(bytes.len()) {
             return Err(shape(
                 name,
                 &part.dimensions,
-                &format!("[{len}] floats of 4 bytes, here {} bytes", bytes.len()),
+                &format!("{dimensions:?} floats of 4 bytes, here {} bytes", bytes.len()),
             ));
         }
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();

@@ -33,5 +33,5 @@ pub mod reference;
 #[cfg(feature = "simd")]
 pub mod simd;
 
-pub use layer::{Activation, Embedding, Layer, LayerError, LayerNorm, Linear, Part};
+pub use layer::{Activation, Embedding, Layer, LayerError, LayerNorm, Linear, Part, RmsNorm, Rotary};
 pub use ragged::{Lengths, ShapeError};

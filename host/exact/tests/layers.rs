@@ -23,6 +23,8 @@ fn name() -> impl Strategy<Value = String> {
         Just("prescale".to_owned()),
         Just("gain".to_owned()),
         Just("epsilon".to_owned()),
+        Just("table".to_owned()),
+        Just("heads".to_owned()),
         ".{0,4}",
     ]
 }
@@ -45,11 +47,12 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
 /// Parts that nearly fit: the right names, mostly the right sizes.
 fn likely() -> impl Strategy<Value = (String, Vec<Part>)> {
     let shape = (1usize..4, 1usize..4);
-    (shape, prop_oneof![Just("linear"), Just("embedding"), Just("layer-norm")]).prop_flat_map(|((n, k), kind)| {
+    let kind = prop_oneof![Just("linear"), Just("embedding"), Just("layer-norm"), Just("rms-norm"), Just("rotary")];
+    (shape, kind).prop_flat_map(|((n, k), kind)| {
         let codes = prop::collection::vec(any::<u8>(), n * k..=n * k);
         let values = |len: usize| prop::collection::vec(float(), len..=len);
-        (codes, values(n), values(n), values(k), values(1), any::<[bool; 6]>()).prop_map(
-            move |(codes, scale, bias, prescale, epsilon, keep)| {
+        (codes, values(n), values(n), values(k), values(1), values(2 * n * k), 0u8..4, any::<[bool; 8]>()).prop_map(
+            move |(codes, scale, bias, prescale, epsilon, table, heads, keep)| {
                 let all = [
                     part("weight", &[n, k], codes),
                     part("scale", &[n], floats(&scale)),
@@ -57,6 +60,8 @@ fn likely() -> impl Strategy<Value = (String, Vec<Part>)> {
                     part("prescale", &[k], floats(&prescale)),
                     part("gain", &[n], floats(&scale)),
                     part("epsilon", &[1], floats(&epsilon)),
+                    part("table", &[n, 2 * k], floats(&table)),
+                    part("heads", &[1], floats(&[f32::from(heads)])),
                 ];
                 let parts = all.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(part, _)| part).collect();
                 (kind.to_owned(), parts)
@@ -66,8 +71,14 @@ fn likely() -> impl Strategy<Value = (String, Vec<Part>)> {
 }
 
 fn anything() -> impl Strategy<Value = (String, Vec<Part>)> {
-    let kind =
-        prop_oneof![Just("linear".to_owned()), Just("embedding".to_owned()), Just("layer-norm".to_owned()), ".{0,3}"];
+    let kind = prop_oneof![
+        Just("linear".to_owned()),
+        Just("embedding".to_owned()),
+        Just("layer-norm".to_owned()),
+        Just("rms-norm".to_owned()),
+        Just("rotary".to_owned()),
+        ".{0,3}"
+    ];
     let one = (name(), prop::collection::vec(dimension(), 0..4), data()).prop_map(|(name, dimensions, data)| Part {
         name,
         dimensions,
@@ -93,6 +104,15 @@ fn run(layer: &Layer) {
         Layer::LayerNorm(l) => {
             out = vec![f32::NAN; 2 * l.gain.len()];
             reference::layer_norm(l, &awkward(out.len()), None, 2, &mut out).unwrap();
+        }
+        Layer::RmsNorm(l) => {
+            out = vec![f32::NAN; 2 * l.gain.len()];
+            reference::rms_norm(l, &awkward(out.len()), 2, &mut out).unwrap();
+        }
+        Layer::Rotary(l) => {
+            let columns = l.heads * l.width + 1;
+            out = vec![f32::NAN; 2 * columns];
+            reference::rotary(l, &awkward(out.len()), &[0, l.positions as i32 - 1], columns, &mut out).unwrap();
         }
     }
     assert!(out.iter().all(|y| y.is_finite()), "{out:?}");
@@ -144,6 +164,32 @@ fn refusals_say_what_is_wrong() {
                 part("bias", &[1], floats(&[1.0])),
                 part("epsilon", &[1], floats(&[0.0])),
             ],
+        ),
+        ("`epsilon` is missing", "rms-norm", "", vec![part("gain", &[1], floats(&[1.0]))]),
+        (
+            "repeated or unknown",
+            "rms-norm",
+            "",
+            vec![
+                part("gain", &[1], floats(&[1.0])),
+                part("bias", &[1], floats(&[1.0])),
+                part("epsilon", &[1], floats(&[1e-5])),
+            ],
+        ),
+        ("an even number", "rotary", "", vec![part("table", &[1, 3], floats(&[1.0; 3]))]),
+        ("an even number", "rotary", "", vec![part("table", &[3], floats(&[1.0; 3]))]),
+        ("`heads` is missing", "rotary", "", vec![part("table", &[1, 2], floats(&[1.0; 2]))]),
+        (
+            "`heads` is 1.5",
+            "rotary",
+            "",
+            vec![part("table", &[1, 2], floats(&[1.0; 2])), part("heads", &[1], floats(&[1.5]))],
+        ),
+        (
+            "`heads` is -1",
+            "rotary",
+            "",
+            vec![part("table", &[1, 2], floats(&[1.0; 2])), part("heads", &[1], floats(&[-1.0]))],
         ),
     ] {
         let text = refusal(kind, activation, parts);

@@ -1,6 +1,7 @@
 //! Multi-head attention with integer products and an integer denominator.
 
 use super::expect_len;
+pub use crate::layer::MAX_HEAD_WIDTH;
 use crate::number::{TINY, clean, exp_negative, larger, magnitude, round};
 use crate::ragged::{Lengths, ShapeError};
 use alloc::{format, vec, vec::Vec};
@@ -9,8 +10,6 @@ use alloc::{format, vec, vec::Vec};
 pub const QUERY_KEY_CODE: f32 = 4095.0;
 /// Largest code of a value: `32767 * 1023 * 64 < 2^31`, so 64 keys add up in 32 bits.
 pub const VALUE_CODE: f32 = 1023.0;
-/// Most columns of a head.
-pub const MAX_HEAD_WIDTH: usize = 128;
 /// Largest weight of a key in the product with the values.
 pub(crate) const WEIGHT_CODE: f32 = 32767.0;
 /// What an exponential of 1 counts in the denominator.
@@ -83,13 +82,13 @@ pub(crate) fn head_width(width: usize, heads: usize) -> Result<usize, ShapeError
     }
 }
 
-struct Coded {
+pub(super) struct Coded {
     codes: Vec<i32>,
     scale: f32,
 }
 
 impl Coded {
-    fn new<'a>(v: impl Iterator<Item = &'a f32> + Clone, max_code: f32) -> Self {
+    pub(super) fn new<'a>(v: impl Iterator<Item = &'a f32> + Clone, max_code: f32) -> Self {
         let max = v.clone().fold(0.0, |m, &v| larger(m, magnitude(clean(v))));
         if max < TINY {
             return Self { codes: v.map(|_| 0).collect(), scale: 0.0 };
@@ -103,7 +102,7 @@ impl Coded {
     }
 }
 
-fn attend(query: &Coded, keys: &[Coded], values: &[Coded], inverse_root: f32, d: usize) -> Vec<f32> {
+pub(super) fn attend(query: &Coded, keys: &[Coded], values: &[Coded], inverse_root: f32, d: usize) -> Vec<f32> {
     let row_scale = query.scale * inverse_root;
     let scores: Vec<f32> = keys.iter().map(|key| query.dot(key) as f32 * (row_scale * key.scale)).collect();
     let max = scores.iter().fold(f32::MIN, |m, &s| larger(m, s));

@@ -1,8 +1,9 @@
 //! Operations on each element by itself.
 
 use super::expect_len;
-use crate::number::{clean, larger, smaller};
+use crate::number::{clean, exp_negative, larger, magnitude, smaller};
 use crate::ragged::ShapeError;
+use alloc::format;
 
 /// `clean(a) + clean(b)`.
 ///
@@ -54,9 +55,61 @@ pub fn gelu_one(x: f32) -> f32 {
     (0.5 * x) * (1.0 + e)
 }
 
+/// A gated unit: each row of `x` [rows, 2 * width] is `width` gates, then as many values; see [`swiglu_one`].
+///
+/// # Errors
+/// Slices of another size than [rows, 2 * width] and [rows, width].
+pub fn swiglu(x: &[f32], rows: usize, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+    expect_gated(x.len(), rows, width, out.len())?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    for (x, out) in x.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (gates, values) = x.split_at(width);
+        for ((y, &gate), &up) in out.iter_mut().zip(gates).zip(values) {
+            *y = swiglu_one(gate, up);
+        }
+    }
+    Ok(())
+}
+
+/// Slices must fit a gated unit.
+pub(crate) fn expect_gated(x: usize, rows: usize, width: usize, out: usize) -> Result<(), ShapeError> {
+    let both = width.checked_mul(2).ok_or_else(|| ShapeError(format!("{width} gates are too many")))?;
+    expect_len("x", x, rows, both)?;
+    expect_len("the output", out, rows, width)
+}
+
+/// `gate / (1 + e^-gate) * up` of the cleaned numbers: with `e = exp_negative(-|gate|)`, which is at most 1,
+///
+/// `(gate * (1 / (1 + e))) * up` for a positive gate, `(gate * (e / (1 + e))) * up` for another.
+#[inline(always)]
+pub fn swiglu_one(gate: f32, up: f32) -> f32 {
+    let (gate, up) = (clean(gate), clean(up));
+    let e = exp_negative(-magnitude(gate));
+    let share = if gate > 0.0 { 1.0 } else { e } / (1.0 + e);
+    (gate * share) * up
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn swiglu_is_close() {
+        let mut worst = 0.0f64;
+        for i in -400_000..400_000 {
+            let gate = i as f32 / 5000.0;
+            let want = f64::from(gate) / (1.0 + (-f64::from(gate)).exp());
+            worst = worst.max((f64::from(swiglu_one(gate, 1.0)) - want).abs() / (want.abs() + 1e-30));
+        }
+        assert!(worst < 5e-7, "{worst}");
+        for (gate, up, want) in [(f32::NAN, 1.0, 0.0), (1.0, f32::NAN, 0.0), (0.0, 3.0, 0.0), (100.0, 2.0, 200.0)] {
+            assert_eq!(swiglu_one(gate, up), want, "{gate}, {up}");
+        }
+        assert!(swiglu_one(f32::NEG_INFINITY, 1.0).abs() < 1e-15);
+        assert!(swiglu_one(f32::INFINITY, f32::INFINITY).is_finite());
+    }
 
     #[test]
     fn gelu_is_close() {

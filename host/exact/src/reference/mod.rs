@@ -5,24 +5,34 @@
 //! they return a [`ShapeError`](crate::ShapeError).
 
 mod attention;
+mod causal;
 mod elementwise;
 mod embedding;
 mod fixed;
 mod linear;
 mod norm;
 mod pool;
+mod rotary;
 
 #[cfg(feature = "simd")]
 pub(crate) use attention::{DENOMINATOR_ONE, TINY_WEIGHT, WEIGHT_CODE, head_width};
 pub use attention::{MAX_HEAD_WIDTH, QUERY_KEY_CODE, VALUE_CODE, attention};
-pub use elementwise::{add, gelu, gelu_one};
+#[cfg(feature = "simd")]
+pub(crate) use causal::{Grouped, expect_context};
+pub use causal::{MAX_CONTEXT, causal_attention};
+#[cfg(feature = "simd")]
+pub(crate) use elementwise::expect_gated;
+pub use elementwise::{add, gelu, gelu_one, swiglu, swiglu_one};
 pub use embedding::embedding;
 pub use fixed::{FRACTION_BITS, fixed_unit};
 pub use linear::{QuantisedRow, accumulate, dequantise, linear, quantise_row};
 #[cfg(feature = "simd")]
 pub(crate) use norm::Sums;
-pub use norm::{l2_normalise, layer_norm};
+pub use norm::{l2_normalise, layer_norm, rms_norm};
 pub use pool::{first_pool, mean_pool};
+#[cfg(feature = "simd")]
+pub(crate) use rotary::expect_turned;
+pub use rotary::rotary;
 
 use crate::layer::MAX_WIDTH;
 use crate::ragged::ShapeError;

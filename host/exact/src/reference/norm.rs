@@ -1,7 +1,7 @@
 //! Norms: rows to fixed point, integer sums, the few scalars of a row in f64.
 
 use super::{expect_len, expect_width, fixed_unit};
-use crate::layer::LayerNorm;
+use crate::layer::{LayerNorm, RmsNorm};
 use crate::number::{clean, larger, magnitude, round};
 use crate::ragged::ShapeError;
 use alloc::vec;
@@ -55,6 +55,36 @@ pub fn layer_norm(
         let (mean, r) = sums.mean_and_reciprocal(width, layer.epsilon);
         for (((y, &v), &gain), &bias) in out.iter_mut().zip(&v).zip(&layer.gain).zip(&layer.bias) {
             *y = ((v - mean) * r) * gain + bias;
+        }
+    }
+    Ok(())
+}
+
+/// Normalisation by the root of the mean square, row by row: with `unit` and S2 as in [`layer_norm`] and `n` the row's
+/// length,
+///
+/// - `r = f32(1 / sqrt(f64(S2) / n * unit * unit + epsilon))`, in f64
+/// - `y = (v * r) * gain`, in f32
+///
+/// A row whose `max` is below 2^-60 gives zeros.
+///
+/// # Errors
+/// Slices of another size than [rows, width].
+pub fn rms_norm(layer: &RmsNorm, x: &[f32], rows: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+    let width = layer.gain.len();
+    expect_len("x", x.len(), rows, width)?;
+    expect_len("the output", out.len(), rows, width)?;
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        for (y, &x) in out.iter_mut().zip(x) {
+            *y = clean(x);
+        }
+        let Some(sums) = Sums::of(out) else {
+            out.fill(0.0);
+            continue;
+        };
+        let r = sums.reciprocal_root(width, layer.epsilon);
+        for (y, &gain) in out.iter_mut().zip(&layer.gain) {
+            *y = (*y * r) * gain;
         }
     }
     Ok(())
@@ -117,6 +147,13 @@ impl Sums {
         let spread = width as i128 * i128::from(self.squares) - i128::from(self.sum) * i128::from(self.sum);
         let variance = spread as f64 / (n * n) * unit * unit;
         (mean, (1.0 / libm::sqrt(variance + f64::from(epsilon))) as f32)
+    }
+
+    /// `1 / sqrt(mean square + epsilon)`.
+    pub(crate) fn reciprocal_root(&self, width: usize, epsilon: f32) -> f32 {
+        let unit = f64::from(self.unit);
+        let mean = self.squares as f64 / width as f64 * unit * unit;
+        (1.0 / libm::sqrt(mean + f64::from(epsilon))) as f32
     }
 
     /// One over the row's Euclidean length.

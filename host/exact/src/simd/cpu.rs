@@ -15,6 +15,7 @@ use super::crew::Shared;
 use super::executor::Executor;
 use super::level::Proven;
 use super::product::{Product, ProductError};
+use super::scratch::grown;
 use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Quads, Tile, ZERO_TILE, tile_rows};
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
@@ -333,12 +334,4 @@ impl<S: Coder> Packed<S> {
             }
         });
     }
-}
-
-/// The first `len` elements, after making there be as many.
-fn grown<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
-    if memory.len() < len {
-        memory.resize(len, T::default());
-    }
-    memory.get_mut(..len).unwrap_or(&mut [])
 }

@@ -4,12 +4,13 @@ use super::attention_products::AttentionProducts;
 use super::coding::{code_u8, code_u16, scale_row_u8, scale_row_u16};
 use super::crew::Crew;
 use super::level::{Level, Proven};
+use super::past::Past;
 use super::product::{Product, ProductError};
 use super::scratch::Scratch;
-use super::{attention, attention_products, rows};
-use crate::layer::{Activation, Embedding, LayerNorm, Linear};
+use super::{attention, attention_products, causal, rows};
+use crate::layer::{Activation, Embedding, LayerNorm, Linear, RmsNorm, Rotary};
 use crate::ragged::{Lengths, ShapeError};
-use crate::reference::{QuantisedRow, expect_len, expect_width};
+use crate::reference::{Grouped, QuantisedRow, expect_gated, expect_len, expect_turned, expect_width};
 use core::fmt;
 use core::ops::Range;
 
@@ -104,6 +105,68 @@ impl Executor {
         Ok(())
     }
 
+    /// See [`reference::rms_norm`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn rms_norm(&self, layer: &RmsNorm, x: &[f32], rows: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        let width = layer.gain.len();
+        expect_len("x", x.len(), rows, width)?;
+        expect_len("the output", out.len(), rows, width)?;
+        let chunk = ROW_CHUNK.div_ceil(width) * width;
+        self.crew.each_chunk(out, chunk, |i, out| {
+            rows::rms_norm(self.level, layer, x.get(i * chunk..).unwrap_or(&[]), out);
+        });
+        Ok(())
+    }
+
+    /// See [`reference::rotary`].
+    ///
+    /// # Errors
+    /// As the reference; nothing is written then.
+    pub fn rotary(
+        &self,
+        layer: &Rotary,
+        x: &[f32],
+        positions: &[i32],
+        columns: usize,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        expect_turned(layer, x.len(), positions.len(), columns, out.len())?;
+        let angles = positions.iter().map(|&p| layer.angles(p)).collect::<Result<Vec<_>, _>>()?;
+        let rows = ROW_CHUNK.div_ceil(columns);
+        self.crew.each_chunk(out, rows * columns, |i, out| {
+            let x = x.get(i * rows * columns..).unwrap_or(&[]).chunks_exact(columns);
+            let angles = angles.iter().skip(i * rows);
+            for ((x, out), angles) in x.zip(out.chunks_exact_mut(columns)).zip(angles) {
+                let (turned, rest) = out.split_at_mut(layer.turned());
+                rows::turn(self.level, x, angles, turned);
+                rows::clean_all(self.level, x.get(layer.turned()..).unwrap_or(&[]), rest);
+            }
+        });
+        Ok(())
+    }
+
+    /// See [`reference::swiglu`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn swiglu(&self, x: &[f32], rows: usize, width: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        expect_gated(x.len(), rows, width, out.len())?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let rows = ROW_CHUNK.div_ceil(width);
+        self.crew.each_chunk(out, rows * width, |i, out| {
+            let x = x.chunks_exact(2 * width).skip(i * rows);
+            for (x, out) in x.zip(out.chunks_exact_mut(width)) {
+                let (gates, values) = x.split_at(width);
+                rows::swiglu(self.level, gates, values, out);
+            }
+        });
+        Ok(())
+    }
+
     /// See [`reference::gelu`].
     ///
     /// # Errors
@@ -159,6 +222,32 @@ impl Executor {
         out: &mut [f32],
     ) -> Result<(), LinearError> {
         attention_products::attention_with(self, qkv, lengths, width, heads, products, out)
+    }
+
+    /// See [`reference::causal_attention`]. Each sequence goes on from its past, to which the rows of this call are
+    /// appended: in pieces or in one, the bytes are those of the whole sequence. Without pasts every sequence is whole.
+    ///
+    /// # Errors
+    /// As the reference; a number of pasts that is neither that of the sequences nor 0, a past of other heads, a
+    /// sequence that would be too long. The pasts are unchanged then.
+    #[allow(clippy::too_many_arguments, reason = "the operation has as many")]
+    pub fn causal_attention(
+        &self,
+        qkv: &[f32],
+        lengths: &Lengths,
+        heads: usize,
+        kv_heads: usize,
+        width: usize,
+        pasts: &mut [&mut Past],
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        let shape = Grouped::new(heads, kv_heads, width)?;
+        if pasts.is_empty() {
+            let past = || Past::new(kv_heads, width);
+            let mut fresh = (0..lengths.sequences()).map(|_| past()).collect::<Result<Vec<_>, _>>()?;
+            return causal::attention(self, qkv, lengths, shape, &mut fresh.iter_mut().collect::<Vec<_>>(), out);
+        }
+        causal::attention(self, qkv, lengths, shape, pasts, out)
     }
 
     /// See [`reference::mean_pool`].

@@ -20,12 +20,14 @@
 
 mod attention;
 mod attention_products;
+mod causal;
 mod coding;
 mod cpu;
 pub(crate) mod crew;
 mod executor;
 pub(crate) mod instantiate;
 pub(crate) mod level;
+mod past;
 mod product;
 mod rows;
 pub(crate) mod scratch;
@@ -36,5 +38,6 @@ pub use attention_products::{AttentionProducts, HeadOf, PlainAttention};
 pub use cpu::CpuProduct;
 pub use executor::{Executor, ExecutorError, LinearError};
 pub use level::Level;
+pub use past::Past;
 pub use product::{Product, ProductError};
 pub use self_test::{SelfTestError, Sizes, self_test, self_test_of};

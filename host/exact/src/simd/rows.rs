@@ -5,9 +5,9 @@
 //! combined afterwards.
 
 use super::instantiate::instantiate;
-use crate::layer::{Embedding, LayerNorm};
+use crate::layer::{Embedding, LayerNorm, RmsNorm};
 use crate::number::{clean, larger, magnitude, round, smaller};
-use crate::reference::{Sums, fixed_unit, gelu_one};
+use crate::reference::{Sums, fixed_unit, gelu_one, swiglu_one};
 
 /// How many parts a reduction has: two vectors of 8, or one of 16.
 pub(super) const LANES: usize = 16;
@@ -23,6 +23,12 @@ instantiate! {
     fn clean_all(x: &[f32], out: &mut [f32]) = clean_body;
     /// Rows of `out` from rows of `x` and `residual`.
     fn layer_norm(layer: &LayerNorm, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) = layer_norm_body;
+    /// Rows of `out` from rows of `x`.
+    fn rms_norm(layer: &RmsNorm, x: &[f32], out: &mut [f32]) = rms_norm_body;
+    /// One row of `out` from the gates and the values of one row.
+    fn swiglu(gates: &[f32], values: &[f32], out: &mut [f32]) = swiglu_body;
+    /// Turn pairs of columns of heads; `x` and `out` are the heads of one row.
+    fn turn(x: &[f32], angles: &[[f32; 2]], out: &mut [f32]) = turn_body;
     /// Rows of `out` from rows of `x`.
     fn l2_normalise(x: &[f32], width: usize, out: &mut [f32]) = l2_normalise_body;
     /// Rows of `out` for ids that are known to lie in the table.
@@ -80,6 +86,41 @@ fn layer_norm_body(layer: &LayerNorm, x: &[f32], residual: Option<&[f32]>, out: 
         let (mean, r) = sums.mean_and_reciprocal(width, layer.epsilon);
         for ((y, &gain), &bias) in out.iter_mut().zip(&layer.gain).zip(&layer.bias) {
             *y = ((*y - mean) * r) * gain + bias;
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_norm_body(layer: &RmsNorm, x: &[f32], out: &mut [f32]) {
+    let width = layer.gain.len();
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        clean_body(x, out);
+        let Some(sums) = sums(out) else {
+            out.fill(0.0);
+            continue;
+        };
+        let r = sums.reciprocal_root(width, layer.epsilon);
+        for (y, &gain) in out.iter_mut().zip(&layer.gain) {
+            *y = (*y * r) * gain;
+        }
+    }
+}
+
+#[inline(always)]
+fn swiglu_body(gates: &[f32], values: &[f32], out: &mut [f32]) {
+    for ((y, &gate), &up) in out.iter_mut().zip(gates).zip(values) {
+        *y = swiglu_one(gate, up);
+    }
+}
+
+#[inline(always)]
+fn turn_body(x: &[f32], angles: &[[f32; 2]], out: &mut [f32]) {
+    let width = 2 * angles.len();
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0);
+        for ((turned, &[a, b]), &[cosine, sine]) in pairs.zip(angles) {
+            let (a, b) = (clean(a), clean(b));
+            *turned = [a * cosine - b * sine, a * sine + b * cosine];
         }
     }
 }

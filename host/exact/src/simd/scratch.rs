@@ -1,6 +1,6 @@
-//! Memory for codes and totals of products that are done elsewhere.
+//! Memory that is used again.
 //!
-//! They are megabytes, live as long as one product, and would have to be mapped and cleared for each. Whoever
+//! Codes and totals of products that are done elsewhere are megabytes, live as long as one product, and would have to be mapped and cleared for each. Whoever
 //! takes a buffer writes all of it before reading any.
 
 use core::ops::{Deref, DerefMut};
@@ -62,4 +62,12 @@ impl<T> Drop for Taken<'_, T> {
             *kept = core::mem::take(&mut self.buffer);
         }
     }
+}
+
+/// The first `len` elements, after making there be as many.
+pub(super) fn grown<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    memory.get_mut(..len).unwrap_or(&mut [])
 }

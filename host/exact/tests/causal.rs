@@ -1,0 +1,359 @@
+//! What decoders add: causal attention with a past, RMS norms, rotary positions and gated units give the bytes of the
+//! reference, at every level of this machine, on one thread and on two, in one piece and in many.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use ostrakon_exact::reference;
+use ostrakon_exact::simd::{Executor, Level, Past};
+use ostrakon_exact::{Lengths, RmsNorm, Rotary};
+use proptest::prelude::*;
+use std::sync::LazyLock;
+
+static EXECUTORS: LazyLock<Vec<Executor>> = LazyLock::new(|| {
+    let levels = Level::available().into_iter();
+    levels.flat_map(|level| [1, 2].map(|threads| Executor::new(level, threads).unwrap())).collect()
+});
+
+/// Numbers from a seed: a test case is its shape and a seed, which proptest shrinks and reports.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn usual(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+    }
+
+    fn unusual(&mut self) -> f32 {
+        const AWKWARD: [f32; 14] = [
+            0.0,
+            -0.0,
+            f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            -1e38,
+            f32::MIN_POSITIVE,
+            -1e-45,
+            1e-30,
+            -((1u64 << 60) as f32),
+            1.0 / (1u64 << 60) as f32,
+            0.5,
+            1.0,
+        ];
+        match self.below(4) {
+            0 => AWKWARD[self.below(AWKWARD.len())],
+            1 => f32::from_bits(self.next() as u32),
+            _ => self.usual(),
+        }
+    }
+
+    /// Rows in one of several manners: usual values, any values, equal values, zeros, huge ones, tiny ones.
+    fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
+        let mut all = Vec::with_capacity(rows * width);
+        for _ in 0..rows {
+            let manner = self.below(9);
+            let equal = self.unusual();
+            all.extend((0..width).map(|_| match manner {
+                0 => self.unusual(),
+                1 => equal,
+                2 => [0.0, -0.0][self.below(2)],
+                3 => self.usual() * 1e37,
+                4 => self.usual() * 1e-18,
+                5 => self.usual() * 30.0,
+                _ => self.usual(),
+            }));
+        }
+        all
+    }
+}
+
+fn agree(
+    len: usize,
+    reference: impl Fn(&mut [f32]),
+    mut fast: impl FnMut(&Executor, &mut [f32]),
+) -> Result<(), TestCaseError> {
+    let mut want = vec![f32::NAN; len];
+    reference(&mut want);
+    if let Some(i) = want.iter().position(|y| !y.is_finite()) {
+        return Err(TestCaseError::fail(format!("the reference gives {} at {i}", want[i])));
+    }
+    for executor in EXECUTORS.iter() {
+        let mut got = vec![f32::NAN; len];
+        fast(executor, &mut got);
+        if let Some(i) = (0..len).find(|&i| got[i].to_bits() != want[i].to_bits()) {
+            let (level, threads) = (executor.level(), executor.threads());
+            return Err(TestCaseError::fail(format!(
+                "{level}, {threads} threads: element {i} is {:?}, the reference gives {:?}",
+                got[i], want[i]
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Heads, heads of keys, columns of a head.
+#[derive(Debug, Clone, Copy)]
+struct Heads(usize, usize, usize);
+
+impl Heads {
+    fn columns(self) -> usize {
+        (self.0 + 2 * self.1) * self.2
+    }
+
+    fn outputs(self) -> usize {
+        self.0 * self.2
+    }
+
+    fn past(self) -> Past {
+        Past::new(self.1, self.2).unwrap()
+    }
+
+    fn run(self, executor: &Executor, qkv: &[f32], lengths: &[i32], pasts: &mut [&mut Past]) -> Vec<f32> {
+        let rows = qkv.len() / self.columns();
+        let lengths = Lengths::new(lengths, rows).unwrap();
+        let mut out = vec![f32::NAN; rows * self.outputs()];
+        executor.causal_attention(qkv, &lengths, self.0, self.1, self.2, pasts, &mut out).unwrap();
+        out
+    }
+}
+
+fn heads() -> impl Strategy<Value = Heads> {
+    (1usize..4, 1usize..5, 1usize..40).prop_map(|(kv_heads, group, width)| Heads(kv_heads * group, kv_heads, width))
+}
+
+/// Whole sequences, with fresh pasts and with none.
+fn agree_whole(qkv: &[f32], lengths: &[i32], heads: Heads) -> Result<(), TestCaseError> {
+    let rows = qkv.len() / heads.columns();
+    let checked = Lengths::new(lengths, rows).unwrap();
+    agree(
+        rows * heads.outputs(),
+        |out| reference::causal_attention(qkv, &checked, heads.0, heads.1, heads.2, out).unwrap(),
+        |executor, out| {
+            let mut pasts: Vec<Past> = lengths.iter().map(|_| heads.past()).collect();
+            out.copy_from_slice(&heads.run(executor, qkv, lengths, &mut pasts.iter_mut().collect::<Vec<_>>()));
+            let alone = heads.run(executor, qkv, lengths, &mut []);
+            assert!(out.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", executor.level());
+            assert!(pasts.iter().zip(lengths).all(|(past, &length)| past.rows() == length as usize));
+        },
+    )
+}
+
+/// Sequences in random pieces, batched at random, some rows forgotten and given again, some pasts cloned.
+fn agree_in_pieces(random: &mut Random, qkv: &[f32], lengths: &[i32], heads: Heads) -> Result<(), TestCaseError> {
+    let (columns, outputs) = (heads.columns(), heads.outputs());
+    let rows = qkv.len() / columns;
+    let checked = Lengths::new(lengths, rows).unwrap();
+    let seed = random.next();
+    agree(
+        rows * outputs,
+        |out| reference::causal_attention(qkv, &checked, heads.0, heads.1, heads.2, out).unwrap(),
+        |executor, out| {
+            let random = &mut Random(seed);
+            let mut firsts = vec![0];
+            for &length in lengths {
+                firsts.push(firsts[firsts.len() - 1] + length as usize);
+            }
+            let mut pasts: Vec<Past> = lengths.iter().map(|_| heads.past()).collect();
+            loop {
+                // Some of the sequences that have rows left, with some of those.
+                let (mut chosen, mut input, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+                for (i, past) in pasts.iter_mut().enumerate() {
+                    if past.rows() > 0 && random.below(8) == 0 {
+                        let kept = past.clone();
+                        past.truncate(past.rows() - random.below(past.rows().min(70)));
+                        if random.below(2) == 0 {
+                            *past = kept;
+                        }
+                    }
+                    let left = lengths[i] as usize - past.rows();
+                    if left == 0 || random.below(3) == 0 {
+                        continue;
+                    }
+                    let most = if random.below(3) == 0 { left } else { left.min(3) };
+                    let count = 1 + random.below(most);
+                    let first = firsts[i] + past.rows();
+                    input.extend_from_slice(&qkv[first * columns..(first + count) * columns]);
+                    counts.push(count as i32);
+                    chosen.push((first, past));
+                }
+                let starts: Vec<usize> = chosen.iter().map(|(first, _)| *first).collect();
+                let mut bound: Vec<&mut Past> = chosen.into_iter().map(|(_, past)| past).collect();
+                if !bound.is_empty() {
+                    let y = heads.run(executor, &input, &counts, &mut bound);
+                    let mut y = y.as_slice();
+                    for (start, &count) in starts.iter().zip(&counts) {
+                        let (now, rest) = y.split_at(count as usize * outputs);
+                        out[start * outputs..][..now.len()].copy_from_slice(now);
+                        y = rest;
+                    }
+                }
+                if pasts.iter().zip(lengths).all(|(past, &length)| past.rows() == length as usize) {
+                    break;
+                }
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn causal_attention_agrees(lengths in prop::collection::vec(1..90i32, 0..5), heads in heads(), seed: u64) {
+        let random = &mut Random(seed);
+        let rows = lengths.iter().sum::<i32>() as usize;
+        let qkv = random.rows(rows, heads.columns());
+        agree_whole(&qkv, &lengths, heads)?;
+        agree_in_pieces(random, &qkv, &lengths, heads)?;
+    }
+
+    #[test]
+    fn rms_norm_agrees(rows in 0usize..20, width in 1usize..120, seed: u64) {
+        let random = &mut Random(seed);
+        let gain = (0..width).map(|_| if random.below(8) == 0 { (1u64 << 30) as f32 } else { random.usual() }).collect();
+        let layer = RmsNorm { gain, epsilon: [1e-5, 1e-18, 1.0][random.below(3)] };
+        let x = random.rows(rows, width);
+        agree(
+            x.len(),
+            |out| reference::rms_norm(&layer, &x, rows, out).unwrap(),
+            |e, out| e.rms_norm(&layer, &x, rows, out).unwrap(),
+        )?;
+    }
+
+    #[test]
+    fn rotary_agrees(rows in 0usize..30, heads in 1usize..6, pairs in 1usize..20, rest in 0usize..50, positions in 1usize..40, seed: u64) {
+        let random = &mut Random(seed);
+        let width = 2 * pairs;
+        let table = (0..positions * width).map(|_| random.usual()).collect();
+        let layer = Rotary { table, positions, width, heads };
+        let columns = heads * width + rest;
+        let x = random.rows(rows, columns);
+        let at: Vec<i32> = (0..rows).map(|_| random.below(positions) as i32).collect();
+        agree(
+            x.len(),
+            |out| reference::rotary(&layer, &x, &at, columns, out).unwrap(),
+            |e, out| e.rotary(&layer, &x, &at, columns, out).unwrap(),
+        )?;
+    }
+
+    #[test]
+    fn swiglu_agrees(rows in 0usize..20, width in 0usize..150, seed: u64) {
+        let x = Random(seed).rows(rows, 2 * width);
+        agree(
+            rows * width,
+            |out| reference::swiglu(&x, rows, width, out).unwrap(),
+            |e, out| e.swiglu(&x, rows, width, out).unwrap(),
+        )?;
+    }
+}
+
+#[test]
+fn long_contexts_agree() {
+    let random = &mut Random(9);
+    // Equal keys and values: every weight and every sum is the largest; then anything.
+    for (length, heads) in [(700, Heads(9, 3, 64)), (1500, Heads(4, 1, 33)), (300, Heads(2, 2, 128))] {
+        for qkv in [vec![1.0; length * heads.columns()], random.rows(length, heads.columns())] {
+            agree_whole(&qkv, &[length as i32], heads).unwrap();
+            agree_in_pieces(random, &qkv, &[length as i32], heads).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_later_value_of_any_size_changes_nothing_before_it() {
+    // All values that row i sees are zero or tiny, and the next is huge: a kernel that reads past the row's end
+    // would scale its weights by it.
+    let heads = Heads(3, 1, 16);
+    for length in [2usize, 15, 16, 17, 63, 64, 65, 130] {
+        let mut qkv = Random(4).rows(length, heads.columns());
+        for (i, row) in qkv.chunks_exact_mut(heads.columns()).enumerate() {
+            row[4 * 16..].fill(if i + 1 == length { 1e18 } else { [0.0, 1e-17][i % 2] });
+        }
+        agree_whole(&qkv, &[length as i32], heads).unwrap();
+        // And where a forgotten row was huge.
+        for executor in EXECUTORS.iter() {
+            let mut past = heads.past();
+            let short = &qkv[..(length - 1) * heads.columns()];
+            let want = heads.run(executor, short, &[length as i32 - 1], &mut []);
+            heads.run(executor, &qkv, &[length as i32], &mut [&mut past]);
+            past.truncate(length - 2);
+            let last = &short[(length - 2) * heads.columns()..];
+            let got = heads.run(executor, last, &[1], &mut [&mut past]);
+            assert_eq!(got, want[(length - 2) * heads.outputs()..]);
+        }
+    }
+}
+
+#[test]
+fn clones_of_a_past_go_their_own_ways() {
+    let heads = Heads(4, 2, 24);
+    let random = &mut Random(12);
+    let executor = EXECUTORS.last().unwrap();
+    let rows = random.rows(70, heads.columns());
+    let mut first = heads.past();
+    heads.run(executor, &rows, &[70], &mut [&mut first]);
+    let bytes = first.bytes();
+    assert_eq!(bytes, heads.past().bytes_of(70));
+    let mut second = first.clone();
+    let (a, b) = (random.rows(1, heads.columns()), random.rows(1, heads.columns()));
+    let after_a = heads.run(executor, &a, &[1], &mut [&mut first]);
+    let after_b = heads.run(executor, &b, &[1], &mut [&mut second]);
+    for (last, got) in [(&a, after_a), (&b, after_b)] {
+        let whole = [rows.as_slice(), last].concat();
+        let want = heads.run(executor, &whole, &[71], &mut []);
+        assert_eq!(got, want[70 * heads.outputs()..]);
+    }
+    first.truncate(64);
+    assert!(first.rows() == 64 && first.bytes() == bytes / 2);
+    first.truncate(0);
+    assert!(first.rows() == 0 && first.bytes() == 0 && second.rows() == 71);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    assert!(Past::new(0, 4).is_err() && Past::new(4, 0).is_err() && Past::new(1025, 4).is_err());
+    assert!(Past::new(1, 129).is_err());
+    let two = Lengths::new(&[1, 1], 2).unwrap();
+    let qkv = [1.0; 2 * 16];
+    let layer = Rotary { table: vec![1.0; 8], positions: 2, width: 4, heads: 2 };
+    let norm = RmsNorm { gain: vec![1.0; 3], epsilon: 1e-5 };
+    let mut out = [0.0; 16];
+    for executor in EXECUTORS.iter() {
+        let mut past = Past::new(1, 4).unwrap();
+        let mut other = Past::new(2, 4).unwrap();
+        let mut run = |heads, kv_heads, width, pasts: &mut [&mut Past], len| {
+            executor.causal_attention(&qkv, &two, heads, kv_heads, width, pasts, &mut out[..len])
+        };
+        assert!(run(2, 1, 4, &mut [], 16).is_ok());
+        for (heads, kv_heads, width) in [(0, 1, 4), (2, 0, 4), (3, 2, 4), (2, 1, 0), (2, 1, 129), (usize::MAX, 1, 4)] {
+            assert!(run(heads, kv_heads, width, &mut [], 16).is_err(), "{heads} {kv_heads} {width}");
+            let mut out = [0.0; 16];
+            assert!(reference::causal_attention(&qkv, &two, heads, kv_heads, width, &mut out).is_err());
+        }
+        assert!(run(2, 1, 4, &mut [], 15).is_err());
+        assert!(run(2, 1, 4, &mut [&mut past], 16).is_err());
+        let why = run(2, 1, 4, &mut [&mut past, &mut other], 16).unwrap_err();
+        assert!(why.to_string().contains("a past of 2 heads"), "{why}");
+        assert_eq!((past.rows(), other.rows()), (0, 0));
+
+        assert!(executor.rotary(&layer, &[0.0; 8], &[1], 8, &mut out[..8]).is_ok());
+        assert!(executor.rotary(&layer, &[0.0; 8], &[2], 8, &mut out[..8]).is_err());
+        assert!(executor.rotary(&layer, &[0.0; 8], &[-1], 8, &mut out[..8]).is_err());
+        assert!(executor.rotary(&layer, &[0.0; 7], &[1], 7, &mut out[..7]).is_err());
+        assert!(executor.rotary(&layer, &[0.0; 8], &[1, 1], 8, &mut out[..8]).is_err());
+        assert!(reference::rotary(&layer, &[0.0; 8], &[2], 8, &mut out[..8]).is_err());
+        assert!(reference::rotary(&layer, &[0.0; 7], &[1], 7, &mut out[..7]).is_err());
+        assert!(executor.rms_norm(&norm, &[0.0; 3], 2, &mut out[..6]).is_err());
+        assert!(executor.swiglu(&[0.0; 6], 1, 2, &mut out[..2]).is_err());
+        assert!(executor.swiglu(&[0.0; 6], 0, usize::MAX, &mut out[..2]).is_err());
+    }
+}
