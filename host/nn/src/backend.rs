@@ -17,7 +17,7 @@
 //! - `Product::product_u8` or `product_u16`, many times and from many threads at once: rows of codes,
 //!   any values, any number of rows, none included.
 //! - If it answers [`Backend::attention`], the two integer products of every attention operation, head by
-//!   head. Most do not: the executor fuses them.
+//!   head. Most do not: the executor fuses them. Causal attention is always the executor's.
 //!
 //! # What it must guarantee
 //!

@@ -14,7 +14,7 @@
 use crate::float::{FloatGraph, Port, RawGraph};
 use crate::{Charge, Meter, NnError, Quotas, RawLayer, Resource};
 use ostrakon_exact::simd::{CpuProduct, Product, ProductError};
-use ostrakon_exact::{Activation, Embedding, LayerNorm, Linear};
+use ostrakon_exact::{Activation, Embedding, LayerNorm, Linear, RmsNorm, Rotary};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,8 @@ pub(crate) enum Operation {
     Linear { layer: Arc<Linear>, product: Box<dyn Product> },
     Embedding(Embedding),
     LayerNorm(LayerNorm),
+    RmsNorm(RmsNorm),
+    Rotary(Rotary),
     Float(FloatGraph),
 }
 
@@ -77,6 +79,20 @@ pub enum GraphShape {
         /// Columns.
         width: usize,
     },
+    /// `x` [R, width] to `y` [R, width].
+    RmsNorm {
+        /// Columns.
+        width: usize,
+    },
+    /// `x` [R, at least heads * width] and `positions[R]` to `y` of the shape of `x`.
+    Rotary {
+        /// Rows of the table.
+        positions: usize,
+        /// Heads that are turned.
+        heads: usize,
+        /// Columns of a head.
+        width: usize,
+    },
     /// A graph in floating point: its [`Graph::inputs`] to its [`Graph::outputs`].
     Float,
 }
@@ -99,6 +115,10 @@ impl Graph {
             }
             Operation::Embedding(layer) => GraphShape::Embedding { rows: layer.rows, width: layer.width },
             Operation::LayerNorm(layer) => GraphShape::LayerNorm { width: layer.gain.len() },
+            Operation::RmsNorm(layer) => GraphShape::RmsNorm { width: layer.gain.len() },
+            Operation::Rotary(layer) => {
+                GraphShape::Rotary { positions: layer.positions, heads: layer.heads, width: layer.width }
+            }
             Operation::Float(_) => GraphShape::Float,
         }
     }

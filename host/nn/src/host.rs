@@ -141,6 +141,8 @@ impl Host {
             }
             Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
             Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
+            Layer::RmsNorm(layer) => Ok(Operation::RmsNorm(layer)),
+            Layer::Rotary(layer) => Ok(Operation::Rotary(layer)),
         }
     }
 

@@ -8,7 +8,7 @@ pub const MAX_NAME: usize = 128;
 
 /// A layer as a package stores it. Parts may be views of a memory map: nothing is copied to make one.
 pub struct RawLayer {
-    /// `linear`, `embedding` or `layer-norm`.
+    /// `linear`, `embedding`, `layer-norm`, `rms-norm` or `rotary`.
     pub kind: String,
     /// For `linear`: `u8` or `u16`. Empty otherwise.
     pub activation: String,

@@ -20,8 +20,9 @@
 //!    audit, [`Auditor`] takes them from such a record and checks them.
 //! 6. [`float`]: whole graphs in floating point, which OpenVINO runs; not exact.
 //! 7. [`host`] and [`operations`]: load by name, compute, and the exact operations.
-//! 8. [`field`]: arithmetic modulo a prime, for components that split activations among servers.
-//! 9. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
+//! 8. [`past`]: keys and values of earlier rows, for blocks that are called piece by piece.
+//! 9. [`field`]: arithmetic modulo a prime, for components that split activations among servers.
+//! 10. [`observer`]: who is told of every operation, and one operation by its description, for disputes.
 //!
 //! # Threads
 //!
@@ -48,6 +49,7 @@ pub mod observer;
 #[cfg(feature = "openvino")]
 pub mod openvino;
 pub mod operations;
+pub mod past;
 pub mod quota;
 mod spares;
 pub mod tensor;
@@ -64,5 +66,6 @@ pub use host::Host;
 pub use layers::{LayerSource, LayerSourceError, RawLayer};
 pub use memory::MemoryLayers;
 pub use observer::{Observer, OperationKind};
+pub use past::{BoundPast, SequencePast};
 pub use quota::{Charge, Meter, Quotas, Resource};
 pub use tensor::{Tensor, TensorType};

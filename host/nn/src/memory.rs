@@ -65,6 +65,19 @@ impl MemoryLayers {
         let parts = vec![floats("gain", gain), floats("bias", bias), floats("epsilon", &[epsilon])];
         self.insert(name, "layer-norm", "", parts);
     }
+
+    /// Add an RMS norm of `gain.len()` columns.
+    pub fn insert_rms_norm(&mut self, name: &str, gain: &[f32], epsilon: f32) {
+        self.insert(name, "rms-norm", "", vec![floats("gain", gain), floats("epsilon", &[epsilon])]);
+    }
+
+    /// Add a rotary embedding of so many heads; `table` has a row of `width` for each position.
+    pub fn insert_rotary(&mut self, name: &str, table: &[f32], width: usize, heads: usize) {
+        let rows = table.len().checked_div(width).unwrap_or(0);
+        let (_, _, bytes) = floats("table", table);
+        let parts = vec![("table", vec![rows, width], bytes), floats("heads", &[heads as f32])];
+        self.insert(name, "rotary", "", parts);
+    }
 }
 
 impl LayerSource for MemoryLayers {

@@ -33,10 +33,19 @@ pub enum OperationKind {
     Layer(String),
     /// Attention with this many heads: `qkv`, `lengths`.
     Attention(u32),
+    /// Causal attention with this many heads: `qkv`, `lengths`. Run again it has nothing before the rows of `qkv`.
+    CausalAttention {
+        /// Heads of queries.
+        heads: u32,
+        /// Heads of keys and of values.
+        kv_heads: u32,
+    },
     /// `a`, `b`.
     Add,
     /// `x`.
     Gelu,
+    /// `x`.
+    Swiglu,
     /// `x`, `lengths`.
     MeanPool,
     /// `x`, `lengths`.
@@ -50,8 +59,10 @@ impl fmt::Display for OperationKind {
         match self {
             Self::Layer(name) => write!(f, "layer {name}"),
             Self::Attention(heads) => write!(f, "attention {heads}"),
+            Self::CausalAttention { heads, kv_heads } => write!(f, "causal-attention {heads} {kv_heads}"),
             Self::Add => f.write_str("add"),
             Self::Gelu => f.write_str("gelu"),
+            Self::Swiglu => f.write_str("swiglu"),
             Self::MeanPool => f.write_str("mean-pool"),
             Self::FirstPool => f.write_str("first-pool"),
             Self::L2Normalise => f.write_str("l2-normalise"),
@@ -64,7 +75,7 @@ impl FromStr for OperationKind {
 
     fn from_str(text: &str) -> Result<Self, NnError> {
         let kind = match text.split_once(' ') {
-            None => [Self::Add, Self::Gelu, Self::MeanPool, Self::FirstPool, Self::L2Normalise]
+            None => [Self::Add, Self::Gelu, Self::Swiglu, Self::MeanPool, Self::FirstPool, Self::L2Normalise]
                 .into_iter()
                 .find(|kind| kind.to_string() == text),
             Some(("layer", name)) => {
@@ -74,6 +85,12 @@ impl FromStr for OperationKind {
             // One text for one number: no sign, no leading zeros.
             Some(("attention", heads)) => {
                 heads.parse().ok().map(Self::Attention).filter(|kind| kind.to_string() == text)
+            }
+            Some(("causal-attention", counts)) => {
+                let kind = counts.split_once(' ').and_then(|(heads, kv_heads)| {
+                    Some(Self::CausalAttention { heads: heads.parse().ok()?, kv_heads: kv_heads.parse().ok()? })
+                });
+                kind.filter(|kind| kind.to_string() == text)
             }
             Some(_) => None,
         };
@@ -105,6 +122,10 @@ impl Host {
                 let [qkv, lengths] = exactly(kind, inputs, ["qkv", "lengths"])?;
                 self.attention(meter, &qkv, &lengths, *heads)
             }
+            OperationKind::CausalAttention { heads, kv_heads } => {
+                let [qkv, lengths] = exactly(kind, inputs, ["qkv", "lengths"])?;
+                self.causal_attention(meter, None, &qkv, &lengths, *heads, *kv_heads)
+            }
             OperationKind::Add => {
                 let [a, b] = exactly(kind, inputs, ["a", "b"])?;
                 self.add(meter, &a, &b)
@@ -112,6 +133,10 @@ impl Host {
             OperationKind::Gelu => {
                 let [x] = exactly(kind, inputs, ["x"])?;
                 self.gelu(meter, &x)
+            }
+            OperationKind::Swiglu => {
+                let [x] = exactly(kind, inputs, ["x"])?;
+                self.swiglu(meter, &x)
             }
             OperationKind::MeanPool => {
                 let [x, lengths] = exactly(kind, inputs, ["x", "lengths"])?;
@@ -154,6 +179,8 @@ mod tests {
             "layer blocks.0.attention.qkv",
             "attention 12",
             "attention 0",
+            "causal-attention 9 3",
+            "swiglu",
             "add",
             "gelu",
             "mean-pool",
@@ -180,6 +207,10 @@ mod tests {
             "attention -1",
             "attention 4294967296",
             "attention 12 ",
+            "causal-attention 9",
+            "causal-attention 9 3 1",
+            "causal-attention 09 3",
+            "causal-attention 9 +3",
             "layer",
             "layer ",
             "layer ../x",

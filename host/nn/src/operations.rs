@@ -10,7 +10,7 @@ use crate::{Graph, Host, Meter, NnError, OperationKind, Tensor, TensorType};
 use ostrakon_exact::layer::MAX_WIDTH;
 use ostrakon_exact::reference::MAX_HEAD_WIDTH;
 use ostrakon_exact::simd::{LinearError, Product};
-use ostrakon_exact::{Embedding, LayerNorm, Lengths, Linear};
+use ostrakon_exact::{Embedding, LayerNorm, Lengths, Linear, RmsNorm, Rotary};
 
 /// The name of every graph's output.
 pub const OUTPUT: &str = "y";
@@ -23,13 +23,15 @@ impl Host {
     /// | linear | `x` FP32 [R, K] | `y` FP32 [R, N] |
     /// | embedding | `ids` I32 `[R]` | `y` FP32 [R, H] |
     /// | layer-norm | `x` and optionally `residual`, FP32 [R, H] | `y` FP32 [R, H] |
+    /// | rms-norm | `x` FP32 [R, H] | `y` FP32 [R, H] |
+    /// | rotary | `x` FP32 [R, W], `positions` I32 `[R]` | `y` FP32 [R, W] |
     /// | a graph in floating point | as [`Graph::inputs`] | as [`Graph::outputs`] |
     ///
     /// An observer is not told of graphs in floating point: nobody could check them.
     ///
     /// # Errors
     /// [`NnError::InvalidArgument`] for inputs that are missing, unknown, repeated or of the wrong shape
-    /// or type, and for ids outside the table; [`NnError::TooLarge`] when the caller's quota does not
+    /// or type, and for ids and positions outside the table; [`NnError::TooLarge`] when the caller's quota does not
     /// leave room for the result; [`NnError::Runtime`] when the backend fails.
     pub fn compute(
         &self,
@@ -54,6 +56,15 @@ impl Host {
             Operation::LayerNorm(layer) => {
                 let [x, residual] = take(graph, inputs, ["x", "residual"])?;
                 self.layer_norm(meter, graph, layer, &needed(graph, "x", x)?, residual.as_ref())?
+            }
+            Operation::RmsNorm(layer) => {
+                let [x] = take(graph, inputs, ["x"])?;
+                self.rms_norm(meter, graph, layer, &needed(graph, "x", x)?)?
+            }
+            Operation::Rotary(layer) => {
+                let [x, positions] = take(graph, inputs, ["x", "positions"])?;
+                let x = needed(graph, "x", x)?;
+                self.rotary(meter, graph, layer, &x, &needed(graph, "positions", positions)?)?
             }
             // Done above.
             Operation::Float(_) => return Err(NnError::Unknown("the graph is no layer".to_owned())),
@@ -116,6 +127,43 @@ impl Host {
         Ok(y.finish())
     }
 
+    fn rms_norm(&self, meter: &Meter, graph: &Graph, layer: &RmsNorm, x: &Tensor) -> Result<Tensor, NnError> {
+        let x = Matrix::of_width("x", x, layer.gain.len()).map_err(|error| within(graph, error))?;
+        let mut y = Output::new(meter, vec![x.rows, x.width])?;
+        self.executor
+            .rms_norm(layer, x.values, x.rows as usize, y.values())
+            .map_err(|error| within(graph, error.into()))?;
+        Ok(y.finish())
+    }
+
+    fn rotary(
+        &self,
+        meter: &Meter,
+        graph: &Graph,
+        layer: &Rotary,
+        x: &Tensor,
+        positions: &Tensor,
+    ) -> Result<Tensor, NnError> {
+        let x = Matrix::new("x", x).map_err(|error| within(graph, error))?;
+        let positions = vector_of_i32("positions", positions).map_err(|error| within(graph, error))?;
+        let needed = layer.heads.saturating_mul(layer.width);
+        if (x.width as usize) < needed || positions.len() != x.rows as usize {
+            let text = format!(
+                "`x` has the shape [{}, {}] and there are {} `positions`: needs one for each row, and {needed} columns \
+                 at least",
+                x.rows,
+                x.width,
+                positions.len()
+            );
+            return Err(within(graph, NnError::InvalidArgument(text)));
+        }
+        let mut y = Output::new(meter, vec![x.rows, x.width])?;
+        self.executor
+            .rotary(layer, x.values, positions, x.width as usize, y.values())
+            .map_err(|error| within(graph, error.into()))?;
+        Ok(y.finish())
+    }
+
     /// `a + b`, element by element.
     ///
     /// # Errors
@@ -143,6 +191,23 @@ impl Host {
         let mut y = Output::new(meter, x.dims().to_vec())?;
         self.executor.gelu(values, y.values())?;
         Ok(self.done(|| OperationKind::Gelu, &[("x", x)], y.finish()))
+    }
+
+    /// `silu(gate) * up`, where `x` has the columns of `gate`, then those of `up`.
+    ///
+    /// # Errors
+    /// `x` that is not FP32 [R, 2 * width]; the caller's quota.
+    pub fn swiglu(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
+        let matrix = Matrix::new("x", x)?;
+        if !matrix.width.is_multiple_of(2) {
+            return Err(NnError::InvalidArgument(format!(
+                "`x` has {} columns: gates and as many values to let through make an even number",
+                matrix.width
+            )));
+        }
+        let mut y = Output::new(meter, vec![matrix.rows, matrix.width / 2])?;
+        self.executor.swiglu(matrix.values, matrix.rows as usize, matrix.width as usize / 2, y.values())?;
+        Ok(self.done(|| OperationKind::Swiglu, &[("x", x)], y.finish()))
     }
 
     /// Multi-head attention inside each sequence.
@@ -224,14 +289,14 @@ impl Host {
 }
 
 /// An FP32 tensor of two dimensions.
-struct Matrix<'a> {
-    values: &'a [f32],
-    rows: u32,
-    width: u32,
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) rows: u32,
+    pub(crate) width: u32,
 }
 
 impl<'a> Matrix<'a> {
-    fn new(what: &str, tensor: &'a Tensor) -> Result<Self, NnError> {
+    pub(crate) fn new(what: &str, tensor: &'a Tensor) -> Result<Self, NnError> {
         let values = floats(what, tensor)?;
         match tensor.dims() {
             &[rows, width] => Ok(Self { values, rows, width }),
@@ -267,7 +332,7 @@ fn vector_of_i32<'a>(what: &str, tensor: &'a Tensor) -> Result<&'a [i32], NnErro
     }
 }
 
-fn wrong_type(what: &str, tensor: &Tensor, wanted: TensorType) -> NnError {
+pub(crate) fn wrong_type(what: &str, tensor: &Tensor, wanted: TensorType) -> NnError {
     NnError::InvalidArgument(format!("`{what}` is of {}: {wanted} is needed", tensor.ty()))
 }
 

@@ -15,6 +15,7 @@
 //! 3. On the first row that fails, the row is computed from the weights by the scalar reference, so that
 //!    nobody is accused because of vectors that were damaged on the auditor's disk. The product is an error
 //!    and the block stops there.
+//!    Causal attention is not in the record: the auditor's executor computes it.
 //! 4. [`Auditor::finish`] says what was checked and where it stopped.
 //!
 //! Each check is of one answer, with a known error ([`CheckedProduct::error_bits`]), so there is nothing to

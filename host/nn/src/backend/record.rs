@@ -16,6 +16,8 @@
 //! | attention, for each sequence and head: scores, | i32 [rows, rows] |
 //! | then weighted values | i64 [rows, d] |
 //!
+//! Causal attention leaves nothing: whoever audits computes it.
+//!
 //! Which calls there are follows from the block and its input, so a reader knows every shape.
 
 use crate::{Backend, BackendError, CpuBackend, NnError};

@@ -1,0 +1,271 @@
+//! What a call goes on from: keys and values of a sequence's earlier rows, held by the host between calls.
+//!
+//! # Why
+//!
+//! A text is generated row by row, and each row attends to all rows before it. A block sees whole sequences and keeps
+//! nothing, so the host keeps for it what causal attention has made of the rows of earlier calls. Those were computed
+//! exactly, so a row gives the same bytes as if all had come in one call, and a block cannot carry anything from one
+//! sequence to another.
+//!
+//! # How
+//!
+//! 1. Whoever calls a block hands over a [`SequencePast`] for each sequence of the batch, empty at first. They are bound
+//!    to that one call ([`BoundPast::bind`]): charged to the caller, and the call's lengths with them.
+//! 2. The n-th causal attention of the call uses the n-th past of each sequence, made at the first use, and appends its
+//!    rows. It is refused unless its lengths are those of the call and the past has exactly the rows before.
+//! 3. [`BoundPast::finish`] gives them back, if every past of every sequence has the rows of the call. After anything
+//!    else they are dropped.
+//! 4. Without a bound past there is nothing before, and what attention makes is dropped at once.
+
+use crate::operations::{Matrix, wrong_type};
+use crate::tensor::Output;
+use crate::{Charge, Host, Meter, NnError, OperationKind, Resource, Tensor, TensorType};
+use ostrakon_exact::layer::{MAX_HEAD_WIDTH, MAX_HEADS};
+use ostrakon_exact::reference::MAX_CONTEXT;
+use ostrakon_exact::simd::Past;
+use ostrakon_exact::{Lengths, ShapeError};
+
+/// Bytes that a past without rows counts.
+const EMPTY: usize = 256;
+
+/// What earlier calls left of one sequence in one block: a past for each causal attention in it. A clone shares its
+/// memory until one of both grows.
+#[derive(Debug, Clone, Default)]
+pub struct SequencePast(Vec<Past>);
+
+impl SequencePast {
+    /// How many rows of the sequence are held. A block without causal attention holds none.
+    pub fn rows(&self) -> usize {
+        self.0.first().map_or(0, Past::rows)
+    }
+
+    /// The memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(Past::bytes).sum()
+    }
+
+    /// Forget all rows from this one on.
+    pub fn truncate(&mut self, rows: usize) {
+        self.0.iter_mut().for_each(|past| past.truncate(rows));
+    }
+}
+
+/// Pasts bound to one call.
+#[derive(Debug)]
+pub struct BoundPast {
+    sequences: Vec<SequencePast>,
+    stretches: Vec<Stretch>,
+    /// Causal attentions of the call so far.
+    operations: usize,
+    /// An operation failed on the way: some rows may be there and others not.
+    broken: bool,
+    /// The caller holds all of it as long as the call lasts.
+    charges: Vec<Charge>,
+    meter: Meter,
+}
+
+/// The rows of a sequence in one call, and before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    rows: usize,
+    before: usize,
+}
+
+/// Heads of one causal attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heads {
+    heads: usize,
+    kv_heads: usize,
+    /// Columns of a head.
+    width: usize,
+}
+
+impl BoundPast {
+    /// Bind what earlier calls left of each sequence to a call with these lengths, charging it to the caller.
+    ///
+    /// # Errors
+    /// Lengths that are not I32 [B] or [B, 2] with B pasts, or name other rows before than a past has;
+    /// [`NnError::TooLarge`] when the caller's quota does not leave the bytes.
+    pub fn bind(meter: &Meter, sequences: Vec<SequencePast>, lengths: &Tensor) -> Result<Self, NnError> {
+        let stretches = stretches(lengths)?;
+        if stretches.len() != sequences.len() {
+            return Err(NnError::InvalidArgument(format!(
+                "the lengths are those of {} sequences, but {} pasts were given",
+                stretches.len(),
+                sequences.len()
+            )));
+        }
+        for (i, (sequence, stretch)) in sequences.iter().zip(&stretches).enumerate() {
+            if let Some(past) = sequence.0.iter().find(|past| past.rows() != stretch.before) {
+                return Err(held_otherwise(i, stretch.before, past.rows()));
+            }
+        }
+        let pasts = sequences.iter().flat_map(|sequence| &sequence.0);
+        let held = pasts.fold(0, |sum: usize, past| sum.saturating_add(EMPTY).saturating_add(past.bytes()));
+        let charges = vec![meter.charge(Resource::Bytes, held as u64)?];
+        Ok(Self { sequences, stretches, operations: 0, broken: false, charges, meter: meter.clone() })
+    }
+
+    /// The pasts, with the rows of the call.
+    ///
+    /// # Errors
+    /// The block did not attend as often as in earlier calls, or an operation failed on the way.
+    pub fn finish(self) -> Result<Vec<SequencePast>, NnError> {
+        if self.broken {
+            return Err(NnError::InvalidArgument(
+                "an attention failed, so its keys and values are not whole".to_owned(),
+            ));
+        }
+        match self.sequences.iter().find(|sequence| sequence.0.len() != self.operations) {
+            None => Ok(self.sequences),
+            Some(sequence) => Err(NnError::InvalidArgument(format!(
+                "the block attended {} times in this call and {} times before: it must do the same in every call",
+                self.operations,
+                sequence.0.len()
+            ))),
+        }
+    }
+
+    /// The pasts that the next operation goes on from, one for each sequence, charged with the rows it will add.
+    fn next(&mut self, stretches: &[Stretch], heads: Heads) -> Result<Vec<&mut Past>, NnError> {
+        if stretches != self.stretches {
+            return Err(NnError::InvalidArgument(
+                "`lengths` are not those of the call: give the operation the lengths that the block was given"
+                    .to_owned(),
+            ));
+        }
+        let at = self.operations;
+        let fresh = Past::new(heads.kv_heads, heads.width)?;
+        let mut added = 0usize;
+        for (i, (sequence, stretch)) in self.sequences.iter().zip(stretches).enumerate() {
+            let past = sequence.0.get(at);
+            match past {
+                Some(past) if (past.kv_heads(), past.width()) != (heads.kv_heads, heads.width) => {
+                    return Err(NnError::InvalidArgument(format!(
+                        "the rows before those of sequence {i} have {} heads of {} columns as keys and values, not {} of {}",
+                        past.kv_heads(),
+                        past.width(),
+                        heads.kv_heads,
+                        heads.width
+                    )));
+                }
+                Some(_) => {}
+                None if stretch.before > 0 => return Err(held_otherwise(i, stretch.before, 0)),
+                None => added = added.saturating_add(EMPTY),
+            }
+            let past = past.unwrap_or(&fresh);
+            let grown = past.bytes_of(stretch.before.saturating_add(stretch.rows));
+            added = added.saturating_add(grown.saturating_sub(past.bytes()));
+        }
+        self.charges.push(self.meter.charge(Resource::Bytes, added as u64)?);
+        let mut pasts = Vec::with_capacity(self.sequences.len());
+        for sequence in &mut self.sequences {
+            if sequence.0.len() == at {
+                sequence.0.push(fresh.clone());
+            }
+            pasts.extend(sequence.0.get_mut(at));
+        }
+        self.operations = at.saturating_add(1);
+        Ok(pasts)
+    }
+}
+
+impl Host {
+    /// Multi-head attention inside each sequence, every row seeing itself and the rows before it.
+    ///
+    /// An observer is told what went in; where rows of earlier calls are before those of `lengths`, that does not
+    /// describe the operation in full.
+    ///
+    /// # Errors
+    /// `qkv` that is not FP32 [T, (heads + 2 * kv_heads) * d] with `heads` a multiple of `kv_heads` and d from 1 to 128;
+    /// `lengths` that are not I32 [B] or [B, 2], each at least 1, with the sum T, a sequence over [`MAX_CONTEXT`]; rows
+    /// before that are not those of `past`; the caller's quota.
+    pub fn causal_attention(
+        &self,
+        meter: &Meter,
+        past: Option<&mut BoundPast>,
+        qkv: &Tensor,
+        lengths: &Tensor,
+        heads: u32,
+        kv_heads: u32,
+    ) -> Result<Tensor, NnError> {
+        let matrix = Matrix::new("qkv", qkv)?;
+        let shape = Heads::of(matrix.width, heads, kv_heads)?;
+        let stretches = stretches(lengths)?;
+        let rows: Vec<i32> = stretches.iter().map(|stretch| stretch.rows as i32).collect();
+        let sequences = Lengths::new(&rows, matrix.rows as usize)?;
+        let mut y = Output::new(meter, vec![matrix.rows, matrix.width / (heads + 2 * kv_heads) * heads])?;
+        let run = |pasts: &mut [&mut Past], y: &mut Output| -> Result<(), ShapeError> {
+            let Heads { heads, kv_heads, width } = shape;
+            self.executor.causal_attention(matrix.values, &sequences, heads, kv_heads, width, pasts, y.values())
+        };
+        match past {
+            Some(bound) => {
+                let done = run(&mut bound.next(&stretches, shape)?, &mut y);
+                bound.broken |= done.is_err();
+                done?;
+            }
+            None => {
+                let fresh = stretches.iter().map(|_| SequencePast::default()).collect();
+                let mut bound = BoundPast::bind(meter, fresh, lengths)?;
+                run(&mut bound.next(&stretches, shape)?, &mut y)?;
+            }
+        }
+        let kind = || OperationKind::CausalAttention { heads, kv_heads };
+        Ok(self.done(kind, &[("qkv", qkv), ("lengths", lengths)], y.finish()))
+    }
+}
+
+impl Heads {
+    fn of(columns: u32, heads: u32, kv_heads: u32) -> Result<Self, NnError> {
+        let all = kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(heads));
+        let width = all.and_then(|all| columns.checked_div(all).filter(|width| width * all == columns));
+        let shared = kv_heads > 0 && heads.is_multiple_of(kv_heads) && (1..=MAX_HEADS).contains(&(heads as usize));
+        match width.map(|width| width as usize) {
+            Some(width) if shared && (1..=MAX_HEAD_WIDTH).contains(&width) => {
+                Ok(Self { heads: heads as usize, kv_heads: kv_heads as usize, width })
+            }
+            _ => Err(NnError::InvalidArgument(format!(
+                "{heads} heads of queries and {kv_heads} of keys and of values cannot share {columns} columns: equal \
+                 heads of 1 to {MAX_HEAD_WIDTH} columns, at most {MAX_HEADS} of queries, a multiple of those of keys"
+            ))),
+        }
+    }
+}
+
+fn held_otherwise(sequence: usize, before: usize, held: usize) -> NnError {
+    NnError::InvalidArgument(format!(
+        "`lengths` say that {before} rows were before those of sequence {sequence}, but the host holds {held} of this block"
+    ))
+}
+
+/// The sequences of a call, from its lengths.
+fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, NnError> {
+    let values = lengths.as_i32().map_err(|_| wrong_type("lengths", lengths, TensorType::I32))?;
+    let each = match lengths.dims() {
+        [_] => 1,
+        [_, 2] => 2,
+        other => {
+            return Err(NnError::InvalidArgument(format!(
+                "`lengths` has the shape {other:?}: [sequences] or [sequences, 2] is needed"
+            )));
+        }
+    };
+    let stretch = |(i, values): (usize, &[i32])| {
+        let [rows, before] = [values.first(), values.get(1)].map(|value| value.copied().unwrap_or(0));
+        let rows = usize::try_from(rows).ok().filter(|&rows| rows > 0);
+        let rows = rows.ok_or_else(|| {
+            let length = values.first().copied().unwrap_or(0);
+            NnError::InvalidArgument(format!("length {i} is {length}: every sequence has at least one row"))
+        })?;
+        let before = usize::try_from(before).ok().filter(|before| before.saturating_add(rows) <= MAX_CONTEXT);
+        let before = before.ok_or_else(|| {
+            NnError::InvalidArgument(format!(
+                "sequence {i} has {rows} rows and {} before them: not below 0 and at most {MAX_CONTEXT} in all",
+                values.get(1).copied().unwrap_or(0)
+            ))
+        })?;
+        Ok(Stretch { rows, before })
+    };
+    values.chunks_exact(each).enumerate().map(stretch).collect()
+}
