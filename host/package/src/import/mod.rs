@@ -18,6 +18,7 @@
 //! The result depends on the input alone: not on threads, instruction set or machine (`matrix`).
 
 mod bert;
+mod exact;
 mod floats;
 mod gguf;
 mod layers;
@@ -26,6 +27,7 @@ mod matrix;
 mod rounding;
 mod smooth;
 mod source;
+mod tokenizer;
 
 pub use bert::{BertOptions, Pooling, bert};
 pub use llama::{LlamaOptions, llama};
