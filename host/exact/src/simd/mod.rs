@@ -33,6 +33,8 @@ mod rows;
 pub(crate) mod scratch;
 mod self_test;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_x86;
 
 pub use attention_products::{AttentionProducts, HeadOf, PlainAttention};
 pub use cpu::CpuProduct;
