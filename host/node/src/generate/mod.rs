@@ -118,8 +118,8 @@ impl Generator {
             return Err(NodeError::Setting(format!("the package `{name}` generates no text: `ostrakon run` runs it")));
         };
         let template = model.package.template().map(Template::new).transpose();
-        let template =
-            template.map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
+        let template = template
+            .map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
         let tokens = Arc::clone(&model.tokens);
         limits.context = limits.context.min(manifest.max_tokens.unwrap_or_default() as usize);
         let (digest, backend) = (model.digest(), model.backend());

@@ -105,4 +105,3 @@ pub enum ImportError {
 
 /// Called with (stage, done, total) as the work goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
-

@@ -146,7 +146,8 @@ impl Header {
             other => return Err(format!("GGUF version {other} cannot be read: 2 and 3 can")),
         }
         let tensors = bounded("the number of tensors", cursor.u64("the number of tensors")?, MAX_TENSORS)?;
-        let entries = bounded("the number of metadata entries", cursor.u64("the number of metadata entries")?, MAX_ENTRIES)?;
+        let entries =
+            bounded("the number of metadata entries", cursor.u64("the number of metadata entries")?, MAX_ENTRIES)?;
         let mut metadata = BTreeMap::new();
         for number in 0..entries {
             let (key, value) = cursor.entry().map_err(|why| format!("metadata entry {number}: {why}"))?;
