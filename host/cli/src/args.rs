@@ -1,5 +1,9 @@
 //! The command line: every command and option, with the help people read.
 
+mod generate;
+
+pub(crate) use generate::ChatArgs;
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
@@ -28,6 +32,8 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Run texts through a package
     Run(RunArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
     /// Run a node of a swarm
     Node(NodeArgs),
     /// Show the nodes of a swarm and the latest receipts
