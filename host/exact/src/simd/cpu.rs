@@ -27,7 +27,7 @@ const CHUNK_ROWS: usize = 96;
 /// Fewer rows than this are not worth fetching all weights for.
 const LEAST_CHUNK_ROWS: usize = 24;
 /// Below this many multiply-adds a second thread comes too late.
-const LEAST_WORK: usize = 400_000;
+const LEAST_WORK: usize = 150_000;
 
 /// The product on this machine's CPU.
 pub struct CpuProduct {

@@ -21,6 +21,7 @@
 mod attention;
 mod attention_products;
 mod causal;
+mod causal_long;
 mod coding;
 mod cpu;
 pub(crate) mod crew;
