@@ -110,7 +110,10 @@ impl Config {
         match source::json::<Family>(&file)?.model_type.as_deref() {
             Some("bert") | None => {}
             Some(other) => {
-                return Err(unsupported(format!("model_type is `{}`: only `bert` can be imported", source::shorten(other))));
+                return Err(unsupported(format!(
+                    "model_type is `{}`: only `bert` can be imported",
+                    source::shorten(other)
+                )));
             }
         }
         let published: Published = source::json(&file)?;

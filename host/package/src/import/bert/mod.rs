@@ -22,7 +22,9 @@ mod tokens;
 
 pub use config::Pooling;
 
-use super::{CALIBRATION, ImportError, Precision, Progress, exact, floats, layers, matrix, rounding, smooth, source, tokenizer};
+use super::{
+    CALIBRATION, ImportError, Precision, Progress, exact, floats, layers, matrix, rounding, smooth, source, tokenizer,
+};
 use crate::model::ImportedModel;
 use std::path::Path;
 

@@ -56,8 +56,7 @@ impl Gguf {
         // that another process writes to meanwhile gives other numbers, or ends this process where it is
         // cut short: packing reads files of the user's own.
         let map = unsafe { Mmap::map(&open) }.map_err(refused)?;
-        let header =
-            Header::parse(&map).map_err(|why| ImportError::Malformed { file: file.to_owned(), why })?;
+        let header = Header::parse(&map).map_err(|why| ImportError::Malformed { file: file.to_owned(), why })?;
         Ok(Self { file: file.to_owned(), map, header })
     }
 

@@ -67,7 +67,8 @@ const JSON: [&str; 8] = [
 
 impl Published<'_> {
     fn check(&self) -> Result<Config, String> {
-        let [width_name, heads_name, kv_name, head_name, inner_name, blocks_name, vocabulary_name, context_name] = *self.names;
+        let [width_name, heads_name, kv_name, head_name, inner_name, blocks_name, vocabulary_name, context_name] =
+            *self.names;
         let [width, heads, kv_heads, head, inner, blocks, vocabulary, context] = self.numbers;
         let bounded = |what: &str, value: u64, most: u64| match usize::try_from(value) {
             Ok(v) if value >= 1 && value <= most => Ok(v),
@@ -139,16 +140,17 @@ impl Config {
             )));
         }
         let number = |key: &str| gguf.number(&format!("llama.{key}"));
-        let needed = |key: &str| {
-            number(key)?.ok_or_else(|| gguf.malformed(format!("it has no metadata `llama.{key}`")))
-        };
+        let needed =
+            |key: &str| number(key)?.ok_or_else(|| gguf.malformed(format!("it has no metadata `llama.{key}`")));
         let [width, heads, kv_heads, head, inner, blocks, vocabulary, context] = GGUF;
         let (width, heads) = (needed(width)?, needed(heads)?);
         let default = width.checked_div(heads).filter(|head| head * heads == width);
         let head = number(head)?.or(default).unwrap_or_default();
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(value) = number(key)?.filter(|&value| value != head) {
-                return Err(gguf.unsupported(format!("`llama.{key}` is {value}, but a head has {head} columns: both must be the same")));
+                return Err(gguf.unsupported(format!(
+                    "`llama.{key}` is {value}, but a head has {head} columns: both must be the same"
+                )));
             }
         }
         // The embedding table is the last word on the vocabulary.
@@ -171,9 +173,9 @@ impl Config {
                 needed(context)?,
             ],
             base: gguf.float("llama.rope.freq_base")?.unwrap_or(BASE),
-            epsilon: gguf
-                .float("llama.attention.layer_norm_rms_epsilon")?
-                .ok_or_else(|| gguf.malformed("it has no metadata `llama.attention.layer_norm_rms_epsilon`".to_owned()))?,
+            epsilon: gguf.float("llama.attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+                gguf.malformed("it has no metadata `llama.attention.layer_norm_rms_epsilon`".to_owned())
+            })?,
             tied: true,
         };
         published.check().map_err(|why| gguf.unsupported(why))

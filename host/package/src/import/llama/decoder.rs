@@ -36,8 +36,7 @@ impl Run {
     /// For sequences of at most `positions` tokens.
     pub(super) fn new(threads: usize, c: &Config, positions: usize) -> Result<Self, ImportError> {
         let executor = Executor::new(Level::detect(), threads).map_err(refused)?;
-        let rotary =
-            Rotary { table: angles(c, positions), positions, width: c.head, heads: c.heads + c.kv_heads };
+        let rotary = Rotary { table: angles(c, positions), positions, width: c.head, heads: c.heads + c.kv_heads };
         Ok(Self { executor, heads: c.heads, kv_heads: c.kv_heads, head: c.head, inner: c.inner, rotary })
     }
 
@@ -71,21 +70,11 @@ impl Run {
     pub(super) fn attention(&self, qkv: &Matrix<f32>, lengths: &[i32]) -> Result<Matrix<f32>, ImportError> {
         let positions: Vec<i32> = lengths.iter().flat_map(|&length| 0..length).collect();
         let mut turned = Matrix::zeros(qkv.rows, qkv.columns);
-        self.executor
-            .rotary(&self.rotary, &qkv.data, &positions, qkv.columns, &mut turned.data)
-            .map_err(refused)?;
+        self.executor.rotary(&self.rotary, &qkv.data, &positions, qkv.columns, &mut turned.data).map_err(refused)?;
         let lengths = Lengths::new(lengths, qkv.rows).map_err(refused)?;
         let mut out = Matrix::zeros(qkv.rows, self.heads * self.head);
         self.executor
-            .causal_attention(
-                &turned.data,
-                &lengths,
-                self.heads,
-                self.kv_heads,
-                self.head,
-                &mut [],
-                &mut out.data,
-            )
+            .causal_attention(&turned.data, &lengths, self.heads, self.kv_heads, self.head, &mut [], &mut out.data)
             .map_err(refused)?;
         Ok(out)
     }

@@ -92,8 +92,7 @@ pub fn llama(source: &Path, options: &LlamaOptions, progress: Progress<'_>) -> R
         .map_err(|error| ImportError::Option(format!("the worker threads did not start: {error}")))?;
     let run = decoder::Run::new(options.threads, &config, positions)?;
     let batch = Batch::new(&text, &config, positions);
-    let work =
-        quantise::Work { pool: &pool, run: &run, config: &config, batch: &batch, precision: options.precision };
+    let work = quantise::Work { pool: &pool, run: &run, config: &config, batch: &batch, precision: options.precision };
     let mut blocks = Vec::new();
     // The first piece is the embeddings, so the next one is block 0.
     work.quantise(&weights, progress, &mut |piece| {

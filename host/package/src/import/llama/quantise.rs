@@ -98,11 +98,15 @@ impl Work<'_> {
     }
 
     fn linear(&self, weight: &Matrix<f32>, x: &Matrix<f32>) -> Result<(ExactLinear, Matrix<f32>), ImportError> {
-        self.layer(weight, x, match self.precision {
-            Precision::Auto => None,
-            Precision::AllU8 => Some(Activation::U8),
-            Precision::AllU16 => Some(Activation::U16),
-        })
+        self.layer(
+            weight,
+            x,
+            match self.precision {
+                Precision::Auto => None,
+                Precision::AllU8 => Some(Activation::U8),
+                Precision::AllU16 => Some(Activation::U16),
+            },
+        )
     }
 
     /// Quantise one layer on its inputs; it and what it gives.
