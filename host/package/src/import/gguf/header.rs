@@ -134,7 +134,7 @@ impl Header {
     /// Read and check the header of a file with these bytes.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor { bytes, at: 0 };
-        if cursor.take(4, "the magic")? != b"GGUF" {
+        if cursor.take(4, "the magic")? != super::MAGIC {
             return Err("this is no GGUF file: it does not begin with `GGUF`".to_owned());
         }
         match cursor.u32("the version")? {
