@@ -1,5 +1,5 @@
 //! What whole-system tests and the benchmark share: the packed model, its blocks written a second time as
-//! direct calls, a tiny model, small ONNX graphs, private runs, statistics, and the tools of those who cheat.
+//! direct calls, tiny models, small ONNX graphs, private runs, statistics, and the tools of those who cheat.
 
 pub mod forge;
 pub mod memory;
@@ -11,4 +11,5 @@ pub mod serving;
 pub mod statistics;
 pub mod swarm;
 pub mod tiny;
+pub mod tiny_llama;
 pub mod trial;

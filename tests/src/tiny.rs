@@ -60,15 +60,15 @@ impl Random {
         (0..count).map(|_| (0..=counts.below(MAX_TOKENS + 1)).map(|_| word()).collect::<Vec<_>>().join(" ")).collect()
     }
 
-    fn codes(&mut self, n: usize) -> Vec<i8> {
+    pub(crate) fn codes(&mut self, n: usize) -> Vec<i8> {
         (0..n).map(|_| (self.next() % 255) as u8 as i8).map(|code| code.max(-127)).collect()
     }
 
-    fn floats(&mut self, n: usize, least: f32, most: f32) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, n: usize, least: f32, most: f32) -> Vec<f32> {
         (0..n).map(|_| least + (most - least) * (self.below(1000) as f32 / 999.0)).collect()
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, activation: &str) -> ImportedLayer {
+    pub(crate) fn linear(&mut self, name: &str, outputs: usize, inputs: usize, activation: &str) -> ImportedLayer {
         let scale = 1.0 / (127.0 * (inputs as f32).sqrt());
         let mut parts = vec![
             ImportedPart::codes("weight", vec![outputs, inputs], &self.codes(outputs * inputs)),
@@ -152,7 +152,15 @@ pub fn block_name(place: usize) -> String {
 
 /// The component that `make plugins` built.
 pub fn block_bert() -> Vec<u8> {
-    let path = crate::packed::plugins().join("block-bert.wasm");
+    plugin("block-bert")
+}
+
+/// A component that `make plugins` built.
+///
+/// # Panics
+/// When it is not there.
+pub fn plugin(name: &str) -> Vec<u8> {
+    let path = crate::packed::plugins().join(format!("{name}.wasm"));
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}: run `make plugins` first", path.display()))
 }
 
@@ -202,7 +210,8 @@ impl Tiny {
         shards: usize,
     ) -> Result<PathBuf, PackageError> {
         let out = self.path().join(name);
-        let components = [NamedComponent { name: "block-bert".into(), wasm: component.to_vec() }];
+        let name = model.blocks.first().map_or_else(String::new, |block| block.component.clone());
+        let components = [NamedComponent { name, wasm: component.to_vec() }];
         write_package(model, &components, shards, &out, &key(0))?;
         Ok(out)
     }

@@ -113,7 +113,8 @@ impl Decoder for LocalDecoder {
         let mut logits = Vec::new();
         if !wanted.is_empty() {
             let (x, lengths) = picked(&x, row, &wanted)?;
-            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, Vec::new())?;
+            let none = vec![SequencePast::default(); wanted.len()];
+            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, none)?;
             logits = rows(&done.output, wanted.len(), self.vocabulary)?;
         }
         let mut logits = logits.into_iter();
