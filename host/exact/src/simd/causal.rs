@@ -178,20 +178,15 @@ impl Call<'_> {
             let before = past.rows() - length;
             let all = 0..self.shape.kv_heads;
             if length == 1 {
-                let of = |kv_head: usize| Piece {
-                    past: &**past,
-                    row,
-                    position: before,
-                    count: 1,
-                    kv_heads: kv_head..kv_head + 1,
-                };
+                let of =
+                    |kv_head: usize| Piece { past, row, position: before, count: 1, kv_heads: kv_head..kv_head + 1 };
                 pieces.extend(all.map(of));
             } else {
                 let parts = length.div_ceil(PIECE_ROWS);
                 pieces.extend((0..parts).map(|i| {
                     let (start, end) = (i * length / parts, (i + 1) * length / parts);
                     let (position, row) = (before + start, row + start);
-                    Piece { past: &**past, row, position, count: end - start, kv_heads: all.clone() }
+                    Piece { past, row, position, count: end - start, kv_heads: all.clone() }
                 }));
             }
             row += length;
