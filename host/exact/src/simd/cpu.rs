@@ -2,8 +2,9 @@
 //!
 //! # How
 //!
-//! 1. Weights are packed once, in panels of 16 columns (see [`tile`](super::tile)): as pairs of 16-bit
-//!    numbers, or as quads of 8-bit numbers where the machine has VNNI.
+//! 1. Weights are packed once, in panels of 16 columns (see [`tile`](super::tile)): as pairs of 8-bit
+//!    numbers, or as quads where the machine has VNNI. A byte a weight is what few rows are bound by: for them memory
+//!    is read once and nothing else counts. Where many rows meet a panel, pairs are widened to 16 bits once for all.
 //! 2. A piece of work is a chunk of rows by a group of panels. Its rows are coded into memory that the
 //!    thread keeps; each panel is fetched once and meets all rows of the chunk while it is in cache;
 //!    sums are scaled to floats as each tile ends.
@@ -11,34 +12,36 @@
 //!    of panels too, and the rows are coded once before.
 
 use super::coding::{Coder, Columns, WideTile, ZERO_WIDE, scale_centred, scale_narrow, scale_wide};
-use super::crew::Shared;
+use super::crew::{Crew, Shared};
 use super::executor::Executor;
 use super::level::Proven;
 use super::product::{Product, ProductError};
 use super::scratch::grown;
-use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Quads, Tile, ZERO_TILE, tile_rows};
+use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Quads, Step, Tile, ZERO_TILE, tile_rows};
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
+use std::sync::Arc;
 
 /// Rows of a chunk: their codes stay in the second-level cache beside a panel.
 const CHUNK_ROWS: usize = 96;
 /// Fewer rows than this are not worth fetching all weights for.
 const LEAST_CHUNK_ROWS: usize = 24;
 /// Below this many multiply-adds a second thread comes too late.
-const LEAST_WORK: usize = 400_000;
+const LEAST_WORK: usize = 150_000;
 
 /// The product on this machine's CPU.
 pub struct CpuProduct {
     inputs: usize,
     outputs: usize,
     level: Proven,
+    crew: Arc<Crew>,
     row_sum: Vec<i32>,
     weights: Weights,
 }
 
 enum Weights {
-    Pairs(Packed<Pairs>),
+    Pairs(Packed<NarrowPairs>),
     Quads(Packed<Quads>),
 }
 
@@ -51,7 +54,14 @@ impl CpuProduct {
         } else {
             Weights::Pairs(Packed::new(layer, level))
         };
-        Self { inputs: layer.inputs, outputs: layer.outputs, level, row_sum: layer.row_sum.clone(), weights }
+        Self {
+            inputs: layer.inputs,
+            outputs: layer.outputs,
+            level,
+            crew: Arc::clone(executor.crew()),
+            row_sum: layer.row_sum.clone(),
+            weights,
+        }
     }
 
     /// Bytes that the packed weights take.
@@ -82,13 +92,14 @@ impl CpuProduct {
     }
 }
 
-/// Without the fusion, on the calling thread: for the self-test and for backends that build on this one.
+/// Without the fusion: for the self-test and for those that look at products or build on this one. Few rows are multiplied
+/// on all threads, many on the calling thread: whoever has many has parts of them for other threads too.
 impl Product for CpuProduct {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
         self.check(codes.len(), rows, totals.len())?;
         match &self.weights {
-            Weights::Pairs(packed) => packed.product_u8(codes, totals),
-            Weights::Quads(packed) => packed.product_u8(codes, totals),
+            Weights::Pairs(packed) => packed.product_u8(&self.crew, codes, totals),
+            Weights::Quads(packed) => packed.product_u8(&self.crew, codes, totals),
         }
         Ok(())
     }
@@ -96,8 +107,8 @@ impl Product for CpuProduct {
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         self.check(codes.len(), rows, totals.len())?;
         match &self.weights {
-            Weights::Pairs(packed) => packed.product_u16(codes, &self.row_sum, totals),
-            Weights::Quads(packed) => packed.product_u16(codes, &self.row_sum, totals),
+            Weights::Pairs(packed) => packed.product_u16(&self.crew, codes, &self.row_sum, totals),
+            Weights::Quads(packed) => packed.product_u16(&self.crew, codes, &self.row_sum, totals),
         }
         Ok(())
     }
@@ -170,42 +181,64 @@ impl<S: Coder> Packed<S> {
         if rows == 0 {
             return;
         }
-        let (stride, depth) = (self.stride(), self.depth());
-        let limbs = S::limbs(activation);
+        let depth = self.depth();
         // As even as possible: a last tile of one row would waste the weights it loads.
-        let tiles = rows.div_ceil(tile_rows(self.level) / limbs);
-        let mut sums = ZERO_TILE;
+        let tiles = rows.div_ceil(tile_rows(self.level) / S::limbs(activation));
+        let mut open = vec![S::Open::ZERO; if tiles >= S::OPEN_TILES { depth } else { 0 }];
         for panel in panels {
             let Some(steps) = self.steps.get(panel * depth..(panel + 1) * depth) else { return };
-            for tile in 0..tiles {
-                let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
-                let at = At { row, rows: end - row, panel };
-                let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
-                match activation {
-                    Activation::U8 => {
-                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
-                        sink(at, Sums::Narrow(&sums));
+            if open.is_empty() {
+                self.tiles(codes, rows, tiles, activation, panel, steps, &mut sink);
+            } else {
+                S::open(self.level, steps, &mut open);
+                self.tiles(codes, rows, tiles, activation, panel, &open, &mut sink);
+            }
+        }
+    }
+
+    /// Call `sink` with the sums of every tile of one panel.
+    #[allow(clippy::too_many_arguments)]
+    fn tiles<P: Step<Code = S::Code>>(
+        &self,
+        codes: &[S::Code],
+        rows: usize,
+        tiles: usize,
+        activation: Activation,
+        panel: usize,
+        steps: &[P],
+        sink: &mut impl FnMut(At, Sums<'_>),
+    ) {
+        let stride = self.stride();
+        let limbs = S::limbs(activation);
+        let mut sums = ZERO_TILE;
+        for tile in 0..tiles {
+            let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+            let at = At { row, rows: end - row, panel };
+            let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
+            match activation {
+                Activation::U8 => {
+                    P::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                    sink(at, Sums::Narrow(&sums));
+                }
+                Activation::U16 if limbs == 1 && steps.len() <= S::WIDE_DEPTH_ONCE => {
+                    P::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                    sink(at, Sums::Narrow(&sums));
+                }
+                Activation::U16 => {
+                    let mut wide = ZERO_WIDE;
+                    let chunk = S::WIDE_DEPTH;
+                    for (i, steps) in steps.chunks(chunk).enumerate() {
+                        let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
+                        P::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
+                        S::widen(self.level, &sums, at.rows, &mut wide);
                     }
-                    Activation::U16 if limbs == 1 && depth <= S::WIDE_DEPTH_ONCE => {
-                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
-                        sink(at, Sums::Narrow(&sums));
-                    }
-                    Activation::U16 => {
-                        let mut wide = ZERO_WIDE;
-                        let chunk = S::WIDE_DEPTH;
-                        for (i, steps) in steps.chunks(chunk).enumerate() {
-                            let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
-                            S::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
-                            S::widen(self.level, &sums, at.rows, &mut wide);
-                        }
-                        sink(at, Sums::Wide(&wide));
-                    }
+                    sink(at, Sums::Wide(&wide));
                 }
             }
         }
     }
 
-    fn product_u8(&self, codes: &[u8], totals: &mut [i32]) {
+    fn product_u8(&self, crew: &Crew, codes: &[u8], totals: &mut [i32]) {
         let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * self.stride());
         let mut rows = 0;
         for row in codes.chunks_exact(self.inputs) {
@@ -213,14 +246,17 @@ impl<S: Coder> Packed<S> {
             coded.extend(row.iter().map(|&code| S::from_u8(code)));
             coded.resize(rows * self.stride(), S::Code::default());
         }
-        self.each_tile(&coded, rows, Activation::U8, 0..self.panels(), |at, sums| {
-            if let Sums::Narrow(sums) = sums {
-                self.write(totals, &at, |r, c| sums.get(r).and_then(|s| s.get(c)).copied());
-            }
+        let totals = Shared::new(totals);
+        self.each_group(crew, rows, |panels| {
+            self.each_tile(&coded, rows, Activation::U8, panels, |at, sums| {
+                if let Sums::Narrow(sums) = sums {
+                    self.write(&totals, &at, |r, c| sums.get(r).and_then(|s| s.get(c)).copied());
+                }
+            });
         });
     }
 
-    fn product_u16(&self, codes: &[u16], row_sum: &[i32], totals: &mut [i64]) {
+    fn product_u16(&self, crew: &Crew, codes: &[u16], row_sum: &[i32], totals: &mut [i64]) {
         let limbs = S::limbs(Activation::U16);
         let stride = self.stride();
         let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * limbs * stride);
@@ -232,19 +268,36 @@ impl<S: Coder> Packed<S> {
                 coded.resize(coded.len().next_multiple_of(stride), S::Code::default());
             }
         }
-        self.each_tile(&coded, rows, Activation::U16, 0..self.panels(), |at, sums| {
-            let centre = |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
-            let sum = |r: usize, c: usize| match sums {
-                Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
-                Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
-            };
-            self.write(totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
+        let totals = Shared::new(totals);
+        self.each_group(crew, rows, |panels| {
+            self.each_tile(&coded, rows, Activation::U16, panels, |at, sums| {
+                let centre =
+                    |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
+                let sum = |r: usize, c: usize| match sums {
+                    Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
+                    Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
+                };
+                self.write(&totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
+            });
         });
     }
 
-    fn write<T>(&self, totals: &mut [T], at: &At, sum: impl Fn(usize, usize) -> Option<T>) {
-        for (r, out) in totals.chunks_exact_mut(self.outputs).skip(at.row).take(at.rows).enumerate() {
-            for (c, out) in out.iter_mut().skip(at.panel * COLUMNS).take(COLUMNS).enumerate() {
+    /// Call `work` for groups of panels: on all threads where there are few rows.
+    fn each_group(&self, crew: &Crew, rows: usize, work: impl Fn(Range<usize>) + Sync) {
+        let size = rows.saturating_mul(self.inputs).saturating_mul(self.outputs);
+        let shared = rows < LEAST_CHUNK_ROWS && size >= LEAST_WORK;
+        let groups = if shared { (crew.threads() * 3).min(self.panels()) } else { 1 };
+        crew.each(groups, &|i| work(i * self.panels() / groups..(i + 1) * self.panels() / groups));
+    }
+
+    fn write<T>(&self, totals: &Shared<'_, T>, at: &At, sum: impl Fn(usize, usize) -> Option<T>) {
+        let (from, to) = (at.panel * COLUMNS, ((at.panel + 1) * COLUMNS).min(self.outputs));
+        for r in 0..at.rows {
+            let start = (at.row + r) * self.outputs;
+            // SAFETY: groups differ in their panels, and each writes each of its tiles once.
+            #[allow(unsafe_code)]
+            let out = unsafe { totals.range(start + from, start + to) };
+            for (c, out) in out.iter_mut().enumerate() {
                 if let Some(sum) = sum(r, c) {
                     *out = sum;
                 }
