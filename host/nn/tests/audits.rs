@@ -184,6 +184,46 @@ fn a_right_record_gives_the_bytes_of_the_cpu() {
     assert!(bench.recorder.take().is_empty());
 }
 
+/// As a decoder does, on whole sequences.
+fn run_causal(host: &Host, input: &[f32]) -> Result<Vec<u32>, NnError> {
+    let meter = Meter::unlimited();
+    let x = Tensor::from_f32(vec![ROWS as u32, WIDTH as u32], input.to_vec()).unwrap();
+    let lengths = Tensor::from_i32(vec![LENGTHS.len() as u32], LENGTHS.to_vec()).unwrap();
+    let layer = |name: &str, x: Tensor| -> Result<Tensor, NnError> {
+        Ok(host.compute(&meter, &host.graph(name)?, vec![("x".to_owned(), x)])?.remove(0).1)
+    };
+    let attended = host.causal_attention(&meter, None, &layer("b.qkv", x)?, &lengths, HEADS as u32, HEADS as u32)?;
+    let y = layer("b.output", attended)?;
+    Ok(y.as_f32().unwrap().iter().map(|y| y.to_bits()).collect())
+}
+
+#[test]
+fn causal_attention_is_computed_by_the_auditor() {
+    let bench = Bench::new(None);
+    let random = &mut Random(9);
+    let input = random.floats(ROWS * WIDTH);
+    let want = run_causal(&bench.cpu, &input).unwrap();
+    assert_eq!(run_causal(&bench.recording, &input).unwrap(), want);
+    let record = bench.recorder.take();
+    let of_qkv = ROWS * 3 * WIDTH * 8;
+    assert_eq!(record.len(), of_qkv + ROWS * WIDTH * 4);
+    let audit = |record: Vec<u8>| {
+        bench.auditor.begin(Arc::new(record));
+        (run_causal(&bench.auditing, &input), bench.auditor.finish())
+    };
+    let (audited, finished) = audit(record.clone());
+    assert_eq!(audited.unwrap(), want);
+    let names: Vec<&str> = finished.products.iter().map(|product| product.operation.as_str()).collect();
+    assert_eq!((names, finished.left_over, finished.ended_early), (vec!["b.qkv", "b.output"], 0, None));
+    for (at, operation) in [(8, "b.qkv"), (of_qkv + 4, "b.output")] {
+        let mut record = record.clone();
+        record[at] ^= 1;
+        let (audited, finished) = audit(record);
+        assert!(audited.is_err());
+        assert_eq!(finished.products.last().unwrap().operation, operation);
+    }
+}
+
 #[test]
 fn every_changed_bit_is_found_in_its_operation() {
     let bench = Bench::new(None);

@@ -289,7 +289,9 @@ fn layers_of_decoders_refuse_what_does_not_fit() {
     same_bits(&turned, &[1.0, 1.0, 1.0, 1.0, 1.0, a, b, a, b, 1.0]);
     refused(compute(&host, "b.rotary", &[("x", &x), ("positions", &places)]), &["b.rotary", "[2, 3]", "4 columns"]);
     refused(compute(&host, "b.rotary", &[("x", &wide)]), &["b.rotary", "`positions` is missing"]);
-    for (positions, naming) in [(vec![0], "1 `positions`"), (vec![0, 2], "2 is outside"), (vec![-1, 0], "-1 is outside")] {
+    for (positions, naming) in
+        [(vec![0], "1 `positions`"), (vec![0, 2], "2 is outside"), (vec![-1, 0], "-1 is outside")]
+    {
         let positions = i32s(&positions);
         refused(compute(&host, "b.rotary", &[("x", &wide), ("positions", &positions)]), &["b.rotary", naming]);
     }

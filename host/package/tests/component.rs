@@ -169,12 +169,14 @@ fn nn(name: &str) -> String {
 
 #[test]
 fn plugins_import_nothing_but_their_world() {
-    let block = interface(&built("block-bert.wasm")).unwrap();
     let world = ["tensor", "errors", "inference", "graph"].map(nn);
-    for import in &block.imports {
-        assert!(world.contains(import) || import == "ostrakon:plugin/exact@0.1.0", "{import}");
+    for name in ["block-bert.wasm", "block-llama.wasm"] {
+        let block = interface(&built(name)).unwrap();
+        for import in &block.imports {
+            assert!(world.contains(import) || import == "ostrakon:plugin/exact@0.1.0", "{name}: {import}");
+        }
+        assert_eq!(block.exports, [BLOCK]);
     }
-    assert_eq!(block.exports, [BLOCK]);
 
     let mut reference = interface(&built("exact-reference.wasm")).unwrap();
     assert_eq!(reference.imports, [WEIGHTS]);
@@ -188,7 +190,7 @@ fn plugins_import_nothing_but_their_world() {
 #[test]
 fn plugins_say_nothing_about_where_they_were_built() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    for name in ["block-bert.wasm", "exact-reference.wasm", "verifier.wasm"] {
+    for name in ["block-bert.wasm", "block-llama.wasm", "exact-reference.wasm", "verifier.wasm"] {
         let component = built(name);
         for place in [repository.to_str().unwrap(), "/.cargo/registry", "/home/", "/root/"] {
             assert!(!has(&component, place), "{name} holds the path {place}");
@@ -199,6 +201,8 @@ fn plugins_say_nothing_about_where_they_were_built() {
 
 #[test]
 fn the_built_block_runs_on_the_built_reference() {
-    let component = compose(&built("block-bert.wasm"), &built("exact-reference.wasm")).unwrap();
-    assert_eq!(interface(&component).unwrap(), composed());
+    for block in ["block-bert.wasm", "block-llama.wasm"] {
+        let component = compose(&built(block), &built("exact-reference.wasm")).unwrap();
+        assert_eq!(interface(&component).unwrap(), composed());
+    }
 }

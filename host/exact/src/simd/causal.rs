@@ -28,6 +28,8 @@ use std::sync::Arc;
 
 /// Rows of a piece: the later ones cost more, so pieces are small enough that the last one does not matter.
 const PIECE_ROWS: usize = 8;
+/// How many blocks of keys ahead memory is asked for what is read once.
+const AHEAD: usize = 1;
 /// Below this many multiply-adds a second thread comes too late.
 const LEAST_WORK: usize = 400_000;
 
@@ -176,20 +178,15 @@ impl Call<'_> {
             let before = past.rows() - length;
             let all = 0..self.shape.kv_heads;
             if length == 1 {
-                let of = |kv_head: usize| Piece {
-                    past: &**past,
-                    row,
-                    position: before,
-                    count: 1,
-                    kv_heads: kv_head..kv_head + 1,
-                };
+                let of =
+                    |kv_head: usize| Piece { past, row, position: before, count: 1, kv_heads: kv_head..kv_head + 1 };
                 pieces.extend(all.map(of));
             } else {
                 let parts = length.div_ceil(PIECE_ROWS);
                 pieces.extend((0..parts).map(|i| {
                     let (start, end) = (i * length / parts, (i + 1) * length / parts);
                     let (position, row) = (before + start, row + start);
-                    Piece { past: &**past, row, position, count: end - start, kv_heads: all.clone() }
+                    Piece { past, row, position, count: end - start, kv_heads: all.clone() }
                 }));
             }
             row += length;
@@ -289,8 +286,12 @@ impl Call<'_> {
     pub(super) fn score(&self, queries: &Queries<'_>, blocks: &[Arc<Block>], keys: usize, scores: &mut [f32]) {
         let mut sums: Tile = ZERO_TILE;
         let panels = blocks.iter().flat_map(|block| block.keys(self.shape.width)).take(keys.div_ceil(COLUMNS));
+        let mut later = panels.clone().skip(AHEAD * BLOCK_ROWS / COLUMNS);
         let row_scales = queries.scales.get(..queries.count).unwrap_or(&[]);
         for (panel, (steps, key_scales)) in panels.enumerate() {
+            if let Some((steps, _)) = later.next() {
+                Pairs::prefetch(steps);
+            }
             Pairs::tile(self.level, queries.codes, self.stride(), queries.count, steps, &mut sums);
             score(self.level, &sums, row_scales, key_scales, panel, scores, blocks.len() * BLOCK_ROWS);
         }
@@ -341,6 +342,9 @@ impl Call<'_> {
             let steps = block.values(panel);
             let steps = steps.get(..pairs.min(steps.len())).unwrap_or(&[]);
             let weights = weights.get(i * BLOCK_ROWS..).unwrap_or(&[]);
+            if let Some(later) = blocks.get(i + 4 * AHEAD) {
+                Pairs::prefetch(later.values(panel));
+            }
             Pairs::tile(self.level, weights, stride, count, steps, &mut sums);
             widen(self.level, &sums, count, &mut wide);
         }

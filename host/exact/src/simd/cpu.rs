@@ -12,7 +12,7 @@
 //!    of panels too, and the rows are coded once before.
 
 use super::coding::{Coder, Columns, WideTile, ZERO_WIDE, scale_centred, scale_narrow, scale_wide};
-use super::crew::Shared;
+use super::crew::{Crew, Shared};
 use super::executor::Executor;
 use super::level::Proven;
 use super::product::{Product, ProductError};
@@ -21,6 +21,7 @@ use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Quads, Step, Tile, ZERO_T
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
+use std::sync::Arc;
 
 /// Rows of a chunk: their codes stay in the second-level cache beside a panel.
 const CHUNK_ROWS: usize = 96;
@@ -34,6 +35,7 @@ pub struct CpuProduct {
     inputs: usize,
     outputs: usize,
     level: Proven,
+    crew: Arc<Crew>,
     row_sum: Vec<i32>,
     weights: Weights,
 }
@@ -52,7 +54,14 @@ impl CpuProduct {
         } else {
             Weights::Pairs(Packed::new(layer, level))
         };
-        Self { inputs: layer.inputs, outputs: layer.outputs, level, row_sum: layer.row_sum.clone(), weights }
+        Self {
+            inputs: layer.inputs,
+            outputs: layer.outputs,
+            level,
+            crew: Arc::clone(executor.crew()),
+            row_sum: layer.row_sum.clone(),
+            weights,
+        }
     }
 
     /// Bytes that the packed weights take.
@@ -83,13 +92,14 @@ impl CpuProduct {
     }
 }
 
-/// Without the fusion, on the calling thread: for the self-test and for backends that build on this one.
+/// Without the fusion: for the self-test and for those that look at products or build on this one. Few rows are multiplied
+/// on all threads, many on the calling thread: whoever has many has parts of them for other threads too.
 impl Product for CpuProduct {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
         self.check(codes.len(), rows, totals.len())?;
         match &self.weights {
-            Weights::Pairs(packed) => packed.product_u8(codes, totals),
-            Weights::Quads(packed) => packed.product_u8(codes, totals),
+            Weights::Pairs(packed) => packed.product_u8(&self.crew, codes, totals),
+            Weights::Quads(packed) => packed.product_u8(&self.crew, codes, totals),
         }
         Ok(())
     }
@@ -97,8 +107,8 @@ impl Product for CpuProduct {
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         self.check(codes.len(), rows, totals.len())?;
         match &self.weights {
-            Weights::Pairs(packed) => packed.product_u16(codes, &self.row_sum, totals),
-            Weights::Quads(packed) => packed.product_u16(codes, &self.row_sum, totals),
+            Weights::Pairs(packed) => packed.product_u16(&self.crew, codes, &self.row_sum, totals),
+            Weights::Quads(packed) => packed.product_u16(&self.crew, codes, &self.row_sum, totals),
         }
         Ok(())
     }
@@ -228,7 +238,7 @@ impl<S: Coder> Packed<S> {
         }
     }
 
-    fn product_u8(&self, codes: &[u8], totals: &mut [i32]) {
+    fn product_u8(&self, crew: &Crew, codes: &[u8], totals: &mut [i32]) {
         let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * self.stride());
         let mut rows = 0;
         for row in codes.chunks_exact(self.inputs) {
@@ -236,14 +246,17 @@ impl<S: Coder> Packed<S> {
             coded.extend(row.iter().map(|&code| S::from_u8(code)));
             coded.resize(rows * self.stride(), S::Code::default());
         }
-        self.each_tile(&coded, rows, Activation::U8, 0..self.panels(), |at, sums| {
-            if let Sums::Narrow(sums) = sums {
-                self.write(totals, &at, |r, c| sums.get(r).and_then(|s| s.get(c)).copied());
-            }
+        let totals = Shared::new(totals);
+        self.each_group(crew, rows, |panels| {
+            self.each_tile(&coded, rows, Activation::U8, panels, |at, sums| {
+                if let Sums::Narrow(sums) = sums {
+                    self.write(&totals, &at, |r, c| sums.get(r).and_then(|s| s.get(c)).copied());
+                }
+            });
         });
     }
 
-    fn product_u16(&self, codes: &[u16], row_sum: &[i32], totals: &mut [i64]) {
+    fn product_u16(&self, crew: &Crew, codes: &[u16], row_sum: &[i32], totals: &mut [i64]) {
         let limbs = S::limbs(Activation::U16);
         let stride = self.stride();
         let mut coded = Vec::with_capacity(codes.len().div_ceil(self.inputs) * limbs * stride);
@@ -255,19 +268,36 @@ impl<S: Coder> Packed<S> {
                 coded.resize(coded.len().next_multiple_of(stride), S::Code::default());
             }
         }
-        self.each_tile(&coded, rows, Activation::U16, 0..self.panels(), |at, sums| {
-            let centre = |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
-            let sum = |r: usize, c: usize| match sums {
-                Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
-                Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
-            };
-            self.write(totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
+        let totals = Shared::new(totals);
+        self.each_group(crew, rows, |panels| {
+            self.each_tile(&coded, rows, Activation::U16, panels, |at, sums| {
+                let centre =
+                    |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
+                let sum = |r: usize, c: usize| match sums {
+                    Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
+                    Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
+                };
+                self.write(&totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
+            });
         });
     }
 
-    fn write<T>(&self, totals: &mut [T], at: &At, sum: impl Fn(usize, usize) -> Option<T>) {
-        for (r, out) in totals.chunks_exact_mut(self.outputs).skip(at.row).take(at.rows).enumerate() {
-            for (c, out) in out.iter_mut().skip(at.panel * COLUMNS).take(COLUMNS).enumerate() {
+    /// Call `work` for groups of panels: on all threads where there are few rows.
+    fn each_group(&self, crew: &Crew, rows: usize, work: impl Fn(Range<usize>) + Sync) {
+        let size = rows.saturating_mul(self.inputs).saturating_mul(self.outputs);
+        let shared = rows < LEAST_CHUNK_ROWS && size >= LEAST_WORK;
+        let groups = if shared { (crew.threads() * 3).min(self.panels()) } else { 1 };
+        crew.each(groups, &|i| work(i * self.panels() / groups..(i + 1) * self.panels() / groups));
+    }
+
+    fn write<T>(&self, totals: &Shared<'_, T>, at: &At, sum: impl Fn(usize, usize) -> Option<T>) {
+        let (from, to) = (at.panel * COLUMNS, ((at.panel + 1) * COLUMNS).min(self.outputs));
+        for r in 0..at.rows {
+            let start = (at.row + r) * self.outputs;
+            // SAFETY: groups differ in their panels, and each writes each of its tiles once.
+            #[allow(unsafe_code)]
+            let out = unsafe { totals.range(start + from, start + to) };
+            for (c, out) in out.iter_mut().enumerate() {
                 if let Some(sum) = sum(r, c) {
                     *out = sum;
                 }

@@ -13,6 +13,7 @@ use crate::ragged::{Lengths, ShapeError};
 use crate::reference::{Grouped, QuantisedRow, expect_gated, expect_len, expect_turned, expect_width};
 use core::fmt;
 use core::ops::Range;
+use std::sync::Arc;
 
 /// Most threads an executor may own.
 const MAX_THREADS: usize = 1024;
@@ -27,7 +28,7 @@ const ADD_CHUNK: usize = 64 * 1024;
 /// the same name in [`reference`].
 pub struct Executor {
     level: Proven,
-    crew: Crew,
+    crew: Arc<Crew>,
     scratch: Scratch,
 }
 
@@ -41,7 +42,8 @@ impl Executor {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(ExecutorError::Threads(threads));
         }
-        Ok(Self { level, crew: Crew::new(threads).map_err(ExecutorError::Pool)?, scratch: Scratch::default() })
+        let crew = Arc::new(Crew::new(threads).map_err(ExecutorError::Pool)?);
+        Ok(Self { level, crew, scratch: Scratch::default() })
     }
 
     /// The level.
@@ -60,7 +62,7 @@ impl Executor {
     }
 
     /// The threads.
-    pub(crate) fn crew(&self) -> &Crew {
+    pub(crate) fn crew(&self) -> &Arc<Crew> {
         &self.crew
     }
 

@@ -166,7 +166,7 @@ impl Block {
     }
 
     /// Panels of keys with the scales of their rows.
-    pub(super) fn keys(&self, width: usize) -> impl Iterator<Item = (&[Pairs], &[f32; COLUMNS])> {
+    pub(super) fn keys(&self, width: usize) -> impl Iterator<Item = (&[Pairs], &[f32; COLUMNS])> + Clone {
         self.keys.chunks_exact(width.div_ceil(Pairs::WIDTH)).zip(self.key_scales.as_chunks::<COLUMNS>().0)
     }
 

@@ -94,7 +94,7 @@ fn alternating(n: usize, k: usize) -> i8 {
     if (n + k).is_multiple_of(2) { 127 } else { -127 }
 }
 
-const CASES: [Case<'static>; 8] = [
+const CASES: [Case<'static>; 10] = [
     Case { name: "all 255 x 127", rows: 7, inputs: 512, outputs: 33, code: |_, _| 255, weight: &|_, _| 127 },
     Case { name: "all 255 x -127", rows: 7, inputs: 512, outputs: 33, code: |_, _| 255, weight: &|_, _| -127 },
     Case { name: "alternating signs", rows: 5, inputs: 514, outputs: 40, code: |_, _| 255, weight: &alternating },
@@ -112,6 +112,16 @@ const CASES: [Case<'static>; 8] = [
         inputs: 515,
         outputs: 67,
         code: |r, k| scrambled(r + 77, k) as u8,
+        weight: &scrambled_weight,
+    },
+    // Enough rows for what a backend does only for many.
+    Case { name: "many rows", rows: 53, inputs: 131, outputs: 37, code: |_, _| 255, weight: &alternating },
+    Case {
+        name: "many odd rows",
+        rows: 61,
+        inputs: 67,
+        outputs: 21,
+        code: |r, k| scrambled(r + 5, k) as u8,
         weight: &scrambled_weight,
     },
     Case { name: "one by one", rows: 1, inputs: 1, outputs: 1, code: |_, _| 255, weight: &|_, _| -127 },

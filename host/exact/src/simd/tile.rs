@@ -129,6 +129,16 @@ fn pairs(level: Proven, codes: &[i16], stride: usize, rows: usize, panel: &[impl
     }
 }
 
+impl Pairs {
+    /// Ask for steps that will be needed soon, where the machine can be asked.
+    pub(super) fn prefetch(steps: &[Self]) {
+        #[cfg(target_arch = "x86_64")]
+        super::tile_x86::prefetch(steps);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = steps;
+    }
+}
+
 impl Step for Pairs {
     type Code = i16;
     const WIDTH: usize = 2;

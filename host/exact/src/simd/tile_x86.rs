@@ -74,6 +74,14 @@ impl Vectors for NarrowPairs {
     }
 }
 
+/// Ask for steps that will be needed soon.
+pub(super) fn prefetch(steps: &[Pairs]) {
+    for step in steps {
+        // SAFETY: a prefetch reads nothing that the program sees and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.0.as_ptr().cast()) };
+    }
+}
+
 /// # Safety
 /// AVX2; `codes` readable up to `(R - 1) * stride + 2 * panel.len()`; R at most 6 (for speed) and
 /// at most the rows of `out`.

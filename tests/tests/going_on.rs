@@ -199,7 +199,8 @@ fn whole_in_pieces_and_one_by_one_are_the_same() {
     let plugin = native(Compiler::Cranelift);
     for seed in 0..4 {
         let n = &mut Random(100 + seed);
-        let text = tokens(n, CONTEXT - n.below(20));
+        let length = CONTEXT - n.below(20);
+        let text = tokens(n, length);
         let mut all = None;
         for level in Level::available() {
             let model = Model::new(&plugin, seed, level, 2);
@@ -277,9 +278,11 @@ fn fuel_depends_on_lengths_alone() {
     let n = &mut Random(9);
     let (start, one, other) = (tokens(n, 30), tokens(n, 1), tokens(n, 1));
     let mut fuels = Vec::new();
-    for (compiler, level, seed) in
-        [(Compiler::Cranelift, Level::detect(), 1), (Compiler::Pulley, Level::Scalar, 1), (Compiler::Pulley, Level::Scalar, 2)]
-    {
+    for (compiler, level, seed) in [
+        (Compiler::Cranelift, Level::detect(), 1),
+        (Compiler::Pulley, Level::Scalar, 1),
+        (Compiler::Pulley, Level::Scalar, 2),
+    ] {
         let model = Model::new(&native(compiler), seed, level, 1);
         let (block, lengths) = (&blocks()[1], Tensor::from_i32(vec![1, 2], vec![1, 30]).unwrap());
         for token in [&one, &other] {
