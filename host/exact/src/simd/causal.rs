@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 /// Rows of a piece: the later ones cost more, so pieces are small enough that the last one does not matter.
 const PIECE_ROWS: usize = 8;
-/// How many blocks of keys ahead memory is asked for what is read once.
+/// How many blocks ahead of their use memory is asked for keys and values.
 const AHEAD: usize = 1;
 /// Below this many multiply-adds a second thread comes too late.
 const LEAST_WORK: usize = 400_000;
@@ -200,6 +200,7 @@ impl Call<'_> {
         let rows = piece.count * group;
         let tiles = rows.div_ceil(tile_rows(self.level));
         let mut memory = Memory::default();
+        let mut sums = vec![ZERO_WIDE; width.div_ceil(COLUMNS)];
         for (n, kv_head) in piece.kv_heads.clone().enumerate() {
             let blocks = piece.past.blocks(kv_head);
             memory.value_scales.clear();
@@ -220,10 +221,10 @@ impl Call<'_> {
                     *scale = self.weigh(blocks, limit, scores, &mut memory.value_scales, weights);
                 }
 
-                for panel in 0..width.div_ceil(COLUMNS) {
-                    let sums = self.sum(blocks, keys, panel, weights, queries.count);
-                    let scales = scales.get(..queries.count).unwrap_or(&[]);
-                    self.finish(piece, (n, start), panel, &sums, scales, out);
+                let scales = scales.get(..queries.count).unwrap_or(&[]);
+                self.sum(blocks, keys, 0..sums.len(), weights, queries.count, &mut sums);
+                for (panel, sums) in sums.iter().enumerate() {
+                    self.finish(piece, (n, start), panel, sums, scales, out);
                 }
             }
         }
@@ -325,29 +326,32 @@ impl Call<'_> {
         weighed.scale
     }
 
-    /// Weighted values of the first `keys` keys in one panel of columns.
+    /// Add up weighted values of the first `keys` keys in some panels of columns, a block at a time: a block's panels lie
+    /// one after another.
     pub(super) fn sum(
         &self,
         blocks: &[Arc<Block>],
         keys: usize,
-        panel: usize,
+        panels: Range<usize>,
         weights: &[i16],
         count: usize,
-    ) -> WideTile {
+        wide: &mut [WideTile],
+    ) {
         let stride = blocks.len() * BLOCK_ROWS;
         let mut sums: Tile = ZERO_TILE;
-        let mut wide: WideTile = ZERO_WIDE;
+        wide.fill(ZERO_WIDE);
         for (i, block) in blocks.iter().enumerate() {
             let pairs = (keys - i * BLOCK_ROWS).div_ceil(Pairs::WIDTH);
-            let steps = block.values(panel);
-            let steps = steps.get(..pairs.min(steps.len())).unwrap_or(&[]);
             let weights = weights.get(i * BLOCK_ROWS..).unwrap_or(&[]);
-            if let Some(later) = blocks.get(i + 4 * AHEAD) {
-                Pairs::prefetch(later.values(panel));
+            for (panel, wide) in panels.clone().zip(&mut *wide) {
+                if let Some(later) = blocks.get(i + AHEAD) {
+                    Pairs::prefetch(later.values(panel));
+                }
+                let steps = block.values(panel);
+                let steps = steps.get(..pairs.min(steps.len())).unwrap_or(&[]);
+                Pairs::tile(self.level, weights, stride, count, steps, &mut sums);
+                widen(self.level, &sums, count, wide);
             }
-            Pairs::tile(self.level, weights, stride, count, steps, &mut sums);
-            widen(self.level, &sums, count, &mut wide);
         }
-        wide
     }
 }

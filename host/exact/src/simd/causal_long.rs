@@ -129,7 +129,8 @@ pub(super) fn attend(call: &Call<'_>, crew: &Crew, pieces: Vec<(&Piece<'_>, &mut
         .collect();
     crew.each_chunk(&mut sums, 1, |_, panels| {
         for at in panels {
-            at.sums = call.sum(at.long.blocks, at.long.keys, at.panel, at.weights, at.long.queries.count);
+            let (panels, sums) = (at.panel..at.panel + 1, core::slice::from_mut(&mut at.sums));
+            call.sum(at.long.blocks, at.long.keys, panels, at.weights, at.long.queries.count, sums);
         }
     });
     for (((piece, out), (_, scales)), panels) in pieces.into_iter().zip(&weights).zip(sums.chunks(panels)) {
