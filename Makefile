@@ -62,6 +62,7 @@ test-data: export OSTRAKON_HOME = $(CURDIR)/build/home
 test-data: plugins openvino
 	"$(OSTRAKON)" pack minilm --out build/packages/minilm-1
 	@for n in 2 3 6; do "$(OSTRAKON)" pack build/packages/minilm-1 --shards $$n --out build/packages/minilm-$$n || exit 1; done
+	"$(OSTRAKON)" pack smollm2 --out build/packages/smollm2-1
 	@for model in magika ppocr-direction ppocr-recogniser; do \
 		"$(OSTRAKON)" pack $$model --out build/packages/$$model || exit 1; done
 	@test -f build/data/lee.cor || tests/fetch-data.sh build/data

@@ -33,6 +33,9 @@ pub struct PackageReport {
     /// Longest text, of a package that takes texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// How it writes text, of a package of a model that does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationReport>,
     /// How far machines may differ, of a package of the float tier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Tolerance>,
@@ -49,6 +52,19 @@ pub struct PackageReport {
     pub graphs: Vec<GraphReport>,
     /// The blocks with their tensors.
     pub blocks: Vec<BlockReport>,
+}
+
+/// How a model writes text.
+#[derive(Debug, Serialize)]
+pub struct GenerationReport {
+    /// How many tokens it knows.
+    pub vocabulary: u32,
+    /// Tokens that end an answer.
+    pub stop: Vec<u32>,
+    /// Tokens put before every text.
+    pub begin: Vec<u32>,
+    /// The chat template, if it has one.
+    pub template: Option<String>,
 }
 
 /// A graph in floating point, as the manifest describes it. Nothing of it is parsed here.
@@ -248,6 +264,12 @@ pub fn package(directory: &Path, policy: &TrustPolicy) -> Result<PackageReport, 
         source: manifest.source.clone(),
         tier: manifest.tier().name(),
         max_tokens: manifest.max_tokens,
+        generation: manifest.generation.as_ref().map(|generation| GenerationReport {
+            vocabulary: generation.vocabulary,
+            stop: generation.stop.clone(),
+            begin: generation.begin.clone(),
+            template: package.template().map(ToOwned::to_owned),
+        }),
         tolerance: (manifest.tier() == Tier::Float).then(|| manifest.tolerance.unwrap_or_default()),
         graphs: manifest.graphs.iter().map(GraphReport::of).collect(),
         bytes: manifest.files().map(|(_, _, bytes)| bytes).sum(),

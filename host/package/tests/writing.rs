@@ -7,7 +7,7 @@ use std::fs;
 
 use ostrakon_exact::Layer;
 use ostrakon_nn::{LayerSource, LayerSourceError};
-use ostrakon_package::{Package, PackageError, SignatureState, SigningKey, reshard, write_package};
+use ostrakon_package::{ImportedGeneration, Package, PackageError, SignatureState, SigningKey, reshard, write_package};
 use proptest::prelude::*;
 use sample::{components, key, model, model_with, policy, sample};
 
@@ -42,6 +42,58 @@ fn what_goes_in_comes_out() {
         }
     }
     assert_eq!(package.tensors().count(), arrays);
+}
+
+/// A model that writes text, made of one that does not.
+fn writer() -> ostrakon_package::ImportedModel {
+    let template = Some("{{ messages }}".into());
+    let generation = ImportedGeneration { vocabulary: 13, stop: vec![2, 5], begin: vec![1], template };
+    ostrakon_package::ImportedModel { generation: Some(generation), ..model() }
+}
+
+#[test]
+fn how_a_model_writes_text_comes_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("p");
+    write_package(&writer(), &components(), 1, &out, &key()).unwrap();
+    let package = Package::open(&out, &policy()).unwrap();
+    let generation = package.manifest().generation.clone().unwrap();
+    assert_eq!((generation.vocabulary, generation.stop, generation.begin), (13, vec![2, 5], vec![1]));
+    assert_eq!(package.template(), Some("{{ messages }}"));
+    // It travels along when the package is cut anew, and goes with an older package.
+    let anew = directory.path().join("anew");
+    reshard(&package, 2, &anew, &key()).unwrap();
+    assert_eq!(Package::open(&anew, &policy()).unwrap().template(), Some("{{ messages }}"));
+    write_package(&model(), &components(), 1, &out, &key()).unwrap();
+    assert!(!out.join("template.jinja").exists());
+    let plain = Package::open(&out, &policy()).unwrap();
+    assert!(plain.manifest().generation.is_none() && plain.template().is_none());
+    // It is read as text or not at all, and only as it was written.
+    fs::write(anew.join("template.jinja"), "{{ other }}").unwrap();
+    assert!(matches!(Package::open(&anew, &policy()), Err(PackageError::WrongLength { .. })));
+    fs::write(anew.join("template.jinja"), "{{ Messages }}").unwrap();
+    assert!(matches!(Package::open(&anew, &policy()), Err(PackageError::Altered { .. })));
+}
+
+#[test]
+fn a_writer_whose_tokens_do_not_exist_is_not_packed() {
+    type Edit = fn(&mut ImportedGeneration);
+    let edits: [(&str, Edit); 7] = [
+        ("`stop` is empty", |g| g.stop.clear()),
+        ("`stop` has the token 13", |g| g.stop.push(13)),
+        ("`begin` has the token 4294967295", |g| g.begin.push(u32::MAX)),
+        ("`begin` has 5 tokens, `max_tokens` is 5", |g| g.begin = vec![1; 5]),
+        ("`stop` has 65 tokens", |g| g.stop = vec![1; 65]),
+        ("the vocabulary is 0", |g| g.vocabulary = 0),
+        ("has 0 bytes", |g| g.template = Some(String::new())),
+    ];
+    for (text, edit) in edits {
+        let directory = tempfile::tempdir().unwrap();
+        let mut model = writer();
+        edit(model.generation.as_mut().unwrap());
+        let error = write_package(&model, &components(), 1, &directory.path().join("p"), &key()).unwrap_err();
+        assert!(error.to_string().contains(text), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -68,6 +68,17 @@ fn write_package(out: &mut dyn Write, style: Style, report: &PackageReport) -> i
     if let Some(max_tokens) = report.max_tokens {
         writeln!(out, "  {} {max_tokens}", entry("max tokens"))?;
     }
+    if let Some(generation) = &report.generation {
+        let list = |tokens: &[u32]| tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        write!(out, "  {} {} tokens, stops at {}", entry("writes"), generation.vocabulary, list(&generation.stop))?;
+        if !generation.begin.is_empty() {
+            write!(out, ", begins with {}", list(&generation.begin))?;
+        }
+        match &generation.template {
+            Some(template) => writeln!(out, ", chat template of {} bytes", template.len())?,
+            None => writeln!(out, ", no chat template")?,
+        }
+    }
     if let Some(tolerance) = report.tolerance {
         let (absolute, relative) = (tolerance.absolute, tolerance.relative);
         writeln!(out, "  {} float: machines may differ by {absolute} + {relative} x the number", entry("tier"))?;

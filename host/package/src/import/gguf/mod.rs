@@ -11,6 +11,10 @@
 
 mod blocks;
 mod header;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) mod writer;
 
 use super::ImportError;
 use header::{Element, Header, List, TensorInfo, Value};
@@ -181,6 +185,3 @@ impl Tensor<'_> {
         out
     }
 }
-
-#[cfg(test)]
-mod tests;

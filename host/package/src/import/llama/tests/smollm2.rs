@@ -1,0 +1,121 @@
+//! SmolLM2: the file that `ostrakon pack smollm2` fetched and the package that it made of it, if both are
+//! there; `make test` sees to that.
+
+use super::{Config, Gguf, Text, Weights, exact::Exact, float};
+use crate::import::matrix::Matrix;
+use crate::{Home, Package, TrustPolicy};
+use ostrakon_exact::Layer;
+use ostrakon_nn::LayerSource;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "sources/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// Tests without the home that `make test` gives them are about something else.
+fn home() -> Option<Home> {
+    std::env::var_os("OSTRAKON_HOME").map(|home| Home::under(Path::new(&home)))
+}
+
+fn there(place: PathBuf) -> PathBuf {
+    assert!(place.exists(), "{} is not there: run `make test-data` first", place.display());
+    place
+}
+
+fn open(home: &Home) -> (Gguf, Config) {
+    let gguf = Gguf::open(&there(home.cache.join(FILE))).unwrap();
+    let config = Config::of_gguf(&gguf).unwrap();
+    (gguf, config)
+}
+
+/// Ids by an independent encoder in Python, written from the definition.
+#[test]
+fn texts_become_the_golden_ids() {
+    let Some(home) = home() else { return };
+    let (gguf, config) = open(&home);
+    let text = Text::of_gguf(&gguf, &config).unwrap();
+    let golden: Vec<(String, Vec<u32>)> = serde_json::from_str(include_str!("smollm2-ids.json")).unwrap();
+    for (words, ids) in golden {
+        let got = text.tokenizer.encode(words.as_str(), false).unwrap();
+        assert_eq!(got.get_ids(), ids, "{words}");
+        assert_eq!(text.tokenizer.decode(got.get_ids(), false).unwrap(), words);
+    }
+    assert_eq!((text.generation.stop, text.generation.begin), (vec![0, 2], vec![]));
+    assert!(text.generation.template.unwrap().contains("<|im_start|>assistant"));
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap()
+}
+
+/// The logarithm of the probability of a token.
+fn log_probability(row: &[f32], token: usize) -> f64 {
+    let max = f64::from(row[best(row)]);
+    let total: f64 = row.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+    f64::from(row[token]) - max - total.ln()
+}
+
+#[test]
+fn the_package_writes_what_the_published_model_writes() {
+    let Some(home) = home() else { return };
+    let (gguf, config) = open(&home);
+    let text = Text::of_gguf(&gguf, &config).unwrap();
+    let build = there(Path::new(&std::env::var_os("OSTRAKON_HOME").unwrap()).join("../packages/smollm2-1"));
+    let package = std::env::var_os("OSTRAKON_SMOLLM2").map_or(build, PathBuf::from);
+    let package = Package::open(&package, &TrustPolicy { allow_unknown: true, ..TrustPolicy::default() }).unwrap();
+    assert_eq!(package.tokenizer().unwrap(), text.file);
+    let layer = |name: &str| {
+        let raw = package.raw(name).unwrap();
+        Layer::from_parts(&raw.kind, &raw.activation, raw.parts).unwrap()
+    };
+    let exact = Exact { layer: Box::new(layer), blocks: config.blocks, heads: config.heads, kv_heads: config.kv_heads };
+    // Plain prose, an answer in a chat, code.
+    let texts: Vec<Vec<i32>> = include_str!("smollm2-texts.txt")
+        .split("\n%\n")
+        .map(|t| text.tokenizer.encode(t, false).unwrap().get_ids().iter().map(|&id| id as i32).collect())
+        .collect();
+    let lengths: Vec<i32> = texts.iter().map(|t| i32::try_from(t.len()).unwrap()).collect();
+    let ids = texts.concat();
+    let weights = Weights::Gguf(gguf);
+    let want = float::logits(&weights, &config, &ids, &lengths);
+    let got = exact.logits(&ids, &lengths);
+
+    let (mut positions, mut agree, mut widest, mut logs) = (0, 0, 0.0f32, [0.0f64; 2]);
+    let mut start = 0;
+    for text in &texts {
+        for (i, &next) in text.iter().skip(1).enumerate() {
+            let rows: [&[f32]; 2] = [want.row(start + i), got.row(start + i)];
+            for (log, row) in logs.iter_mut().zip(rows) {
+                *log += log_probability(row, usize::try_from(next).unwrap());
+            }
+            let [wanted, chosen] = rows.map(best);
+            positions += 1;
+            if wanted == chosen {
+                agree += 1;
+            } else {
+                widest = widest.max(rows[0][wanted] - rows[0][chosen]);
+            }
+        }
+        start += text.len();
+    }
+    let perplexity = logs.map(|log| (-log / f64::from(positions)).exp());
+    let (share, ratio) = (f64::from(agree) / f64::from(positions), perplexity[1] / perplexity[0]);
+    println!(
+        "{positions} positions: {:.1} % agree, where not the f32 model prefers its choice by at most {widest:.2}; perplexity {:.3} against {:.3}, ratio {ratio:.4}",
+        100.0 * share,
+        perplexity[1],
+        perplexity[0],
+    );
+    assert!(positions > 300);
+    assert!(share >= 0.95 && ratio <= 1.03);
+    golden(&want, &texts, 0.02);
+    golden(&got, &texts, 0.6);
+}
+
+/// The first text begins with `The capital of France is`: what llama.cpp's arithmetic in f32 makes of it.
+fn golden(logits: &Matrix<f32>, texts: &[Vec<i32>], most: f32) {
+    assert_eq!(texts[0][..5], [504, 3575, 282, 4649, 314]);
+    let row = logits.row(4);
+    assert_eq!(best(row), 7042);
+    for (token, want) in [(7042, 17.371), (260, 14.889), (4528, 13.245), (2250, 13.009), (1315, 12.952)] {
+        assert!((row[token] - want).abs() < most, "{token}: {} {want}", row[token]);
+    }
+}
