@@ -1,5 +1,6 @@
 //! The command line: every command and option, with the help people read.
 
+use crate::serve::args::ServeArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Run texts through a package
     Run(RunArgs),
+    /// Answer programs over HTTP, as OpenAI's API does
+    Serve(ServeArgs),
     /// Run a node of a swarm
     Node(NodeArgs),
     /// Show the nodes of a swarm and the latest receipts
@@ -519,6 +522,7 @@ mod tests {
             "ostrakon pack minilm --out x --shards 3 --json",
             "ostrakon inspect minilm --json",
             "ostrakon trust list --json",
+            "ostrakon serve minilm smollm2 --listen 127.0.0.1:0 --cors * --context 100 --no-reuse --json",
             "ostrakon trace a.receipt --block blocks.0 --batch 1 --out a.trace --json",
             "ostrakon dispute a.receipt b.receipt --trace-a a.trace --trace-b b.trace --out d --json",
         ] {

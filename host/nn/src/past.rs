@@ -115,7 +115,9 @@ impl BoundPast {
     /// The block did not attend as often as in earlier calls, or an operation failed on the way.
     pub fn finish(self) -> Result<Vec<SequencePast>, NnError> {
         if self.broken {
-            return Err(NnError::InvalidArgument("an attention failed, so its keys and values are not whole".to_owned()));
+            return Err(NnError::InvalidArgument(
+                "an attention failed, so its keys and values are not whole".to_owned(),
+            ));
         }
         match self.sequences.iter().find(|sequence| sequence.0.len() != self.operations) {
             None => Ok(self.sequences),
@@ -131,7 +133,8 @@ impl BoundPast {
     fn next(&mut self, stretches: &[Stretch], heads: Heads) -> Result<Vec<&mut Past>, NnError> {
         if stretches != self.stretches {
             return Err(NnError::InvalidArgument(
-                "`lengths` are not those of the call: give the operation the lengths that the block was given".to_owned(),
+                "`lengths` are not those of the call: give the operation the lengths that the block was given"
+                    .to_owned(),
             ));
         }
         let at = self.operations;

@@ -109,17 +109,24 @@ impl Generator {
         policy: &TrustPolicy,
         home: &Home,
         options: &RunOptions,
-        mut limits: Limits,
+        limits: Limits,
     ) -> Result<Self, NodeError> {
-        let model = Model::load(directory, policy, home, options)?;
+        Self::of(Model::load(directory, policy, home, options)?, limits)
+    }
+
+    /// Make a loaded package ready.
+    ///
+    /// # Errors
+    /// It generates no text; its template is none.
+    pub fn of(model: Model, mut limits: Limits) -> Result<Self, NodeError> {
         let manifest = model.manifest().clone();
         let name = &manifest.name;
         let Some(generation) = manifest.generation.clone() else {
             return Err(NodeError::Setting(format!("the package `{name}` generates no text: `ostrakon run` runs it")));
         };
         let template = model.package.template().map(Template::new).transpose();
-        let template =
-            template.map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
+        let template = template
+            .map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
         let tokens = Arc::clone(&model.tokens);
         limits.context = limits.context.min(manifest.max_tokens.unwrap_or_default() as usize);
         let (digest, backend) = (model.digest(), model.backend());

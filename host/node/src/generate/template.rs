@@ -60,7 +60,9 @@ impl Template {
         environment.add_function("raise_exception", |text: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
         });
-        environment.add_template_owned(NAME, text.to_owned()).map_err(|error| TemplateError::Parse(error.to_string()))?;
+        environment
+            .add_template_owned(NAME, text.to_owned())
+            .map_err(|error| TemplateError::Parse(error.to_string()))?;
         Ok(Self(environment))
     }
 
