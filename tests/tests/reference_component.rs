@@ -14,19 +14,24 @@ use std::sync::{Arc, LazyLock};
 const COMPILERS: [Compiler; 2] = [Compiler::Cranelift, Compiler::Pulley];
 
 /// Each compiler's native and reference plugin.
-static PLUGINS: LazyLock<Vec<[Plugin; 2]>> = LazyLock::new(|| {
+type Plugins = LazyLock<Vec<[Plugin; 2]>>;
+
+static BERT: Plugins = LazyLock::new(|| plugins("block-bert.wasm"));
+static LLAMA: Plugins = LazyLock::new(|| plugins("block-llama.wasm"));
+
+fn plugins(block: &str) -> Vec<[Plugin; 2]> {
     let read = |name: &str| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/plugins").join(name);
         std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}: run `make plugins` first", file.display()))
     };
-    let block = read("block-bert.wasm");
+    let block = read(block);
     let composed = compose(&block, &read("exact-reference.wasm")).unwrap();
     let admit = |compiler| {
         let runtime = Runtime::new(compiler, None, Limits::default()).unwrap();
         [runtime.admit(&block, World::ModelBlock).unwrap(), runtime.admit(&composed, World::ReferenceBlock).unwrap()]
     };
     COMPILERS.map(admit).into()
-});
+}
 
 static EXECUTORS: LazyLock<Vec<(Arc<Executor>, ProvenBackend)>> = LazyLock::new(|| {
     let make = |level| {
@@ -79,6 +84,10 @@ impl Random {
         let (gain, bias) = (self.floats(width, 2.0), self.floats(width, 1.0));
         layers.insert_layer_norm(name, &gain, &bias, 1e-12);
     }
+
+    fn rms_norm(&mut self, layers: &mut MemoryLayers, name: &str, width: usize) {
+        layers.insert_rms_norm(name, &self.floats(width, 2.0), 1e-5);
+    }
 }
 
 fn run(plugin: &Plugin, host: Host, settings: &[(&str, &str)], input: &Tensor, lengths: &Tensor) -> Vec<u8> {
@@ -90,6 +99,7 @@ fn run(plugin: &Plugin, host: Host, settings: &[(&str, &str)], input: &Tensor, l
 
 /// The block on every level, compiler and arithmetic: one answer.
 fn agree(
+    plugins: &Plugins,
     layers: MemoryLayers,
     settings: &[(&str, &str)],
     input: &Tensor,
@@ -98,14 +108,14 @@ fn agree(
     let layers = Arc::new(layers);
     let lengths = Tensor::from_i32(vec![lengths.len() as u32], lengths.to_vec()).unwrap();
     let mut first: Option<Vec<u8>> = None;
-    for ([native, reference], compiler) in PLUGINS.iter().zip(COMPILERS) {
+    for ([native, reference], compiler) in plugins.iter().zip(COMPILERS) {
         for (at, (executor, backend)) in EXECUTORS.iter().enumerate() {
             let host = || Host::new(Arc::clone(executor), backend.clone(), Arc::clone(&layers) as _);
-            let mut plugins = vec![(native, "native")];
+            let mut both = vec![(native, "native")];
             if at == 0 {
-                plugins.push((reference, "reference"));
+                both.push((reference, "reference"));
             }
-            for (plugin, arithmetic) in plugins {
+            for (plugin, arithmetic) in both {
                 let bytes = run(plugin, host(), settings, input, &lengths);
                 let first = first.get_or_insert_with(|| bytes.clone());
                 prop_assert_eq!(&bytes, first, "{:?} {} {:?}", compiler, arithmetic, executor.level());
@@ -138,7 +148,7 @@ proptest! {
         random.linear(&mut layers, "b.feed-forward.down", width, wide);
         random.norm(&mut layers, "b.feed-forward.norm", width);
         let input = rows(random, &lengths, width);
-        agree(layers, &[("kind", "encoder"), ("heads", &heads.to_string())], &input, &lengths)?;
+        agree(&BERT, layers, &[("kind", "encoder"), ("heads", &heads.to_string())], &input, &lengths)?;
     }
 
     #[test]
@@ -153,7 +163,7 @@ proptest! {
         let count = lengths.iter().sum::<i32>();
         let ids = (0..count).map(|_| (random.next() % 17) as i32).collect();
         let ids = Tensor::from_i32(vec![count as u32], ids).unwrap();
-        agree(layers, &[("kind", "embeddings")], &ids, &lengths)?;
+        agree(&BERT, layers, &[("kind", "embeddings")], &ids, &lengths)?;
     }
 
     #[test]
@@ -161,6 +171,42 @@ proptest! {
         let input = rows(&mut Random(seed), &lengths, width);
         let pool = if mean { "mean" } else { "first" };
         let normalise = if normalise { "true" } else { "false" };
-        agree(MemoryLayers::new(), &[("kind", "pooling"), ("pool", pool), ("normalise", normalise)], &input, &lengths)?;
+        let settings = [("kind", "pooling"), ("pool", pool), ("normalise", normalise)];
+        agree(&BERT, MemoryLayers::new(), &settings, &input, &lengths)?;
+    }
+
+    #[test]
+    fn decoders_agree(
+        lengths in lengths(), kv_heads in 1usize..3, group in 1usize..4, half in 1usize..5, wide in 1usize..40, seed: u64,
+    ) {
+        let (random, d, heads) = (&mut Random(seed), 2 * half, kv_heads * group);
+        let width = 3 + heads * d;
+        let mut layers = MemoryLayers::new();
+        random.rms_norm(&mut layers, "b.attention.norm", width);
+        random.linear(&mut layers, "b.attention.qkv", (heads + 2 * kv_heads) * d, width);
+        layers.insert_rotary("b.attention.rotary", &random.floats(8 * d, 1.0), d, heads + kv_heads);
+        random.linear(&mut layers, "b.attention.output", width, heads * d);
+        random.rms_norm(&mut layers, "b.feed-forward.norm", width);
+        random.linear(&mut layers, "b.feed-forward.gate-up", 2 * wide, width);
+        random.linear(&mut layers, "b.feed-forward.down", width, wide);
+        let input = rows(random, &lengths, width);
+        let (heads, kv_heads) = (heads.to_string(), kv_heads.to_string());
+        agree(&LLAMA, layers, &[("kind", "decoder"), ("heads", &heads), ("kv-heads", &kv_heads)], &input, &lengths)?;
+    }
+
+    #[test]
+    fn words_and_logits_agree(lengths in lengths(), width in 1usize..30, seed: u64) {
+        let random = &mut Random(seed);
+        let mut layers = MemoryLayers::new();
+        random.rms_norm(&mut layers, "b.norm", width);
+        random.linear(&mut layers, "b.head", 17, width);
+        agree(&LLAMA, layers, &[("kind", "head")], &rows(random, &lengths, width), &lengths)?;
+
+        let mut layers = MemoryLayers::new();
+        layers.insert_embedding("b.words", &random.codes(17 * width), &random.floats(17, 0.1));
+        let count = lengths.iter().sum::<i32>();
+        let ids = (0..count).map(|_| (random.next() % 17) as i32).collect();
+        let ids = Tensor::from_i32(vec![count as u32], ids).unwrap();
+        agree(&LLAMA, layers, &[("kind", "embeddings")], &ids, &lengths)?;
     }
 }

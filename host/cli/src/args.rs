@@ -1,7 +1,13 @@
 //! The command line: every command and option, with the help people read.
 
-use crate::serve::args::ServeArgs;
+mod generate;
+mod serve;
+
+pub(crate) use generate::ChatArgs;
+pub(crate) use serve::ServeArgs;
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use ostrakon_node::{Arithmetic, Native};
 use std::path::PathBuf;
 
 /// Run sharded models in sandboxed components, byte for byte the same on every machine.
@@ -29,6 +35,8 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Run texts through a package
     Run(RunArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
     /// Answer programs over HTTP, as OpenAI's API does
     Serve(ServeArgs),
     /// Run a node of a swarm
@@ -491,6 +499,17 @@ pub(crate) enum BackendArg {
     Openvino,
     /// Plain WebAssembly
     Reference,
+}
+
+impl From<BackendArg> for Arithmetic {
+    fn from(backend: BackendArg) -> Self {
+        match backend {
+            BackendArg::Auto => Self::Native(Native::Auto),
+            BackendArg::Cpu => Self::Native(Native::Cpu),
+            BackendArg::Openvino => Self::Native(Native::OpenVino),
+            BackendArg::Reference => Self::Reference,
+        }
+    }
 }
 
 /// `--engine`.

@@ -91,6 +91,16 @@ pub(crate) fn layer_norm(x: &Tensor) -> u64 {
     operation(elements(x).saturating_mul(MEDIUM))
 }
 
+/// A norm without a mean.
+pub(crate) fn rms_norm(x: &Tensor) -> u64 {
+    operation(elements(x).saturating_mul(MEDIUM))
+}
+
+/// Heads turned by positions: each input for itself.
+pub(crate) fn rotary(input: &Tensor) -> u64 {
+    operation(elements(input).saturating_mul(MEDIUM))
+}
+
 /// A graph in floating point. Its inputs and outputs are charged as [`copy`].
 pub(crate) const fn graph() -> u64 {
     GRAPH
@@ -104,6 +114,31 @@ pub(crate) fn add(a: &Tensor) -> u64 {
 /// Element by element gelu.
 pub(crate) fn gelu(x: &Tensor) -> u64 {
     operation(elements(x).saturating_mul(HEAVY))
+}
+
+/// Element by element gates.
+pub(crate) fn swiglu(x: &Tensor) -> u64 {
+    operation(elements(x).saturating_mul(HEAVY))
+}
+
+/// Scores and weighted sums of each row with itself and the rows before it, those of earlier calls too: the same for a
+/// sequence in pieces, but for the calls, as in one.
+pub(crate) fn causal_attention(qkv: &Tensor, lengths: &Tensor, heads: u32, kv_heads: u32) -> u64 {
+    let each = if lengths.dims().len() > 1 { 2 } else { 1 };
+    let sequences = lengths.as_i32().unwrap_or_default().chunks(each);
+    let pairs = sequences.fold(0u64, |sum, sequence| {
+        let count = |n: Option<&i32>| n.map_or(0, |&n| u64::try_from(n).unwrap_or(0));
+        let (rows, before) = (count(sequence.first()), count(sequence.get(1)));
+        let own = rows.saturating_mul(rows.saturating_add(1)) / 2;
+        sum.saturating_add(rows.saturating_mul(before)).saturating_add(own)
+    });
+    let all = u64::from(heads).saturating_add(u64::from(kv_heads).saturating_mul(2));
+    let columns = qkv.dims().last().map_or(0, |&n| u64::from(n));
+    let width = columns.saturating_mul(heads.into()) / all.max(1);
+    let work = products(pairs.saturating_mul(width).saturating_mul(2))
+        .saturating_add(pairs.saturating_mul(heads.into()).saturating_mul(HEAVY))
+        .saturating_add(elements(qkv).saturating_mul(MEDIUM));
+    operation(work)
 }
 
 /// Scores and weighted sums inside each sequence: the square of each length, twice.
@@ -157,6 +192,22 @@ mod tests {
         let lengths = Tensor::from_i32(vec![2], vec![3, 1]).unwrap();
         assert_eq!(attention(&floats(&[4, 96]), &lengths, 2), 500 + 10 * 32 * 2 / 64 + 10 * 2 * 8 + 4 * 96 * 4);
         assert_eq!(copy(9), 502);
+        assert_eq!(swiglu(&x), 500 + 128 * 8);
+    }
+
+    #[test]
+    fn a_row_costs_what_it_sees() {
+        // Four heads of 16 columns that share two of keys: 8 heads in a row. Rows 3 to 5 of one sequence, all of another.
+        let lengths = Tensor::from_i32(vec![2, 2], vec![3, 2, 1, 0]).unwrap();
+        let pairs = 3 + 4 + 5 + 1;
+        let (qkv, row) = (floats(&[4, 128]), floats(&[1, 128]));
+        let cost = causal_attention(&qkv, &lengths, 4, 2);
+        assert_eq!(cost, 500 + pairs * 2 * 64 / 64 + pairs * 4 * 8 + 4 * 128 * 4);
+        // One by one they cost as much, and the calls.
+        let one = |before| causal_attention(&row, &Tensor::from_i32(vec![1, 2], vec![1, before]).unwrap(), 4, 2);
+        assert_eq!(one(2) + one(3) + one(4) + one(0), cost + 3 * 500);
+        let whole = Tensor::from_i32(vec![1], vec![4]).unwrap();
+        assert_eq!(causal_attention(&qkv, &whole, 4, 2), one(0) + one(1) + one(2) + one(3) - 3 * 500);
     }
 
     #[test]
@@ -166,6 +217,9 @@ mod tests {
         assert!(linear(&x, 1, u64::MAX, 2) > u64::MAX / 64);
         let lengths = Tensor::from_i32(vec![3], vec![i32::MAX, -1, i32::MAX]).unwrap();
         assert!(attention(&x, &lengths, u32::MAX) > u64::MAX / 2);
+        let lengths = Tensor::from_i32(vec![2, 2], vec![i32::MAX, i32::MAX, -1, -1]).unwrap();
+        assert!(causal_attention(&x, &lengths, u32::MAX, u32::MAX) > u64::MAX / 2);
+        assert_eq!(causal_attention(&x, &x, 0, 0), 500 + 128 * 4);
         assert_eq!(copy(u64::MAX), 500 + u64::MAX.div_ceil(8));
     }
 }

@@ -120,6 +120,9 @@ pub enum HostFault {
         /// The world it was admitted to.
         world: &'static str,
     },
+    /// What the caller gave to go on from is not what the call is about.
+    #[error("the call cannot go on from what was given: {0}")]
+    Past(String),
     /// The caller used a session that was never opened or is closed.
     #[error("session {0} is not open in this instance")]
     NoSession(u32),

@@ -11,12 +11,12 @@ use crate::imports::wasi_nn::ElementType;
 use crate::limits::Limits;
 use crate::plugin::{BlockExports, WorkExports};
 use crate::state::{State, TensorEntry};
-use ostrakon_nn::{NnError, Tensor};
+use ostrakon_nn::{BoundPast, NnError, SequencePast, Tensor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use wasmtime::StoreContextMut;
 use wasmtime::component::{self, ComponentType, Lift, Lower, Resource, ResourceAny, TypedFunc};
+use wasmtime::{AsContextMut, StoreContextMut};
 
 /// Sessions that an instance may have open at a time.
 const MAX_SESSIONS: usize = 1024;
@@ -178,6 +178,42 @@ impl Instance {
             Work::Named { .. } => return Err(self.no("a block that takes a ragged batch")),
         };
         Ok(Forward { output, fuel })
+    }
+
+    /// As [`Instance::forward`], going on from what earlier calls of the block left of each sequence of the batch, in
+    /// order: a [`SequencePast`] of its own for each, empty where nothing was before. They come back with the rows of
+    /// this call. After an error they are gone, as they might be half done.
+    ///
+    /// # Errors
+    /// As [`Instance::forward`]; pasts that are not those of the lengths; a component that brings its own arithmetic,
+    /// for which the host holds nothing.
+    pub fn forward_on(
+        &mut self,
+        session: SessionId,
+        input: Tensor,
+        lengths: &Tensor,
+        past: Vec<SequencePast>,
+    ) -> Result<(Forward, Vec<SequencePast>), CallError> {
+        self.guest.ready()?;
+        let session = *self.sessions.get(&session).ok_or(HostFault::NoSession(session.0))?;
+        let work = Arc::clone(&self.work);
+        let Work::Host { forward } = &*work else {
+            return Err(self.no("a block whose keys and values the host holds"));
+        };
+        let state = self.guest.store.data_mut();
+        state.past = Some(BoundPast::bind(&state.meter, past, lengths).map_err(|error| match error {
+            NnError::TooLarge(text) => HostFault::Quota(text),
+            other => HostFault::Past(other.text().to_owned()),
+        })?);
+        let done = self.guest.call(|mut store| {
+            let output = forward_host(store.as_context_mut(), forward, session, input, lengths)?;
+            let bound = store.data_mut().past.take();
+            let pasts = bound.map_or_else(|| Ok(Vec::new()), BoundPast::finish);
+            Ok((output, pasts.map_err(|error| Failed::Output(Trap::Refused(error.text().to_owned())))?))
+        });
+        self.guest.store.data_mut().past = None;
+        let ((output, pasts), fuel) = done?;
+        Ok((Forward { output, fuel }, pasts))
     }
 
     /// Run a block of a float model on named tensors.

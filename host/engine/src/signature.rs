@@ -101,6 +101,8 @@ const COMPUTE: &str = "(borrow, list<tuple<string, own>>) -> (result<list<tuple<
 const ONE: &str = "(borrow) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
 const TWO: &str = "(borrow, borrow) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
 const ATTENTION: &str = "(borrow, borrow, u32) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
+const CAUSAL_ATTENTION: &str =
+    "(borrow, borrow, u32, u32) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
 const READ: &str = "(string) -> (result<record{kind: string, activation: string, \
     parts: list<record{name: string, dimensions: list<u32>, data: list<u8>}>}, string>)";
 const VERIFY: &str = concat!(
@@ -201,13 +203,14 @@ fn expected(function: &str) -> Option<&'static str> {
         "[method]graph.init-execution-context" => "(borrow) -> (result<own, own>)",
         "[method]graph-execution-context.compute" => COMPUTE,
         "alias" => "(borrow) -> (own)",
-        "gelu" | "l2-normalise" => ONE,
+        "gelu" | "swiglu" | "l2-normalise" => ONE,
         "add" | "mean-pool" | "first-pool" | "subtract" | "dot" => TWO,
         "expand" => EXPAND,
         "mask" => MASK,
         "split" | "combine" => SPLIT,
         "check" => CHECK,
         "attention" => ATTENTION,
+        "causal-attention" => CAUSAL_ATTENTION,
         "read" => READ,
         "verify" => VERIFY,
         "plan" => PLAN,

@@ -6,7 +6,7 @@
 use crate::error::{HostFault, Stop, Trap};
 use crate::guest::Limited;
 use crate::limits::{Limiter, Limits};
-use ostrakon_nn::{Charge, Graph, Host, Meter, NnError, Resource as Counted, Tensor};
+use ostrakon_nn::{BoundPast, Charge, Graph, Host, Meter, NnError, Resource as Counted, Tensor};
 use std::sync::Arc;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Resource, ResourceTable};
@@ -15,6 +15,8 @@ use wasmtime::component::{Resource, ResourceTable};
 pub struct State {
     pub(crate) host: Arc<Host>,
     pub(crate) meter: Meter,
+    /// What the call that runs goes on from.
+    pub(crate) past: Option<BoundPast>,
     limiter: Limiter,
     table: ResourceTable,
 }
@@ -80,7 +82,7 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(entries);
         let meter = host.meter(quotas);
-        Self { host, meter, limiter: Limiter::new(limits), table }
+        Self { host, meter, past: None, limiter: Limiter::new(limits), table }
     }
 
     /// Keep a tensor and give out its handle.

@@ -269,6 +269,30 @@ fn long_contexts_agree() {
 }
 
 #[test]
+fn one_row_after_a_long_past_agrees() {
+    // Long enough to be shared between threads; a short sequence beside a long one is not.
+    let random = &mut Random(21);
+    for (length, heads) in [(1100, Heads(9, 3, 64)), (1500, Heads(4, 1, 33)), (1300, Heads(2, 2, 16))] {
+        let qkv = random.rows(length + 3, heads.columns());
+        let split = (length - 1) * heads.columns();
+        let (long, short) = qkv.split_at(length * heads.columns());
+        let checked = Lengths::new(&[length as i32, 3], length + 3).unwrap();
+        let mut want = vec![0.0; (length + 3) * heads.outputs()];
+        reference::causal_attention(&qkv, &checked, heads.0, heads.1, heads.2, &mut want).unwrap();
+        for executor in EXECUTORS.iter() {
+            let (mut a, mut b) = (heads.past(), heads.past());
+            heads.run(executor, &long[..split], &[length as i32 - 1], &mut [&mut a]);
+            heads.run(executor, &short[..2 * heads.columns()], &[2], &mut [&mut b]);
+            let last = [&long[split..], &short[2 * heads.columns()..]].concat();
+            let got = heads.run(executor, &last, &[1, 1], &mut [&mut a, &mut b]);
+            let outputs = heads.outputs();
+            assert_eq!(got[..outputs], want[(length - 1) * outputs..length * outputs], "{}", executor.level());
+            assert_eq!(got[outputs..], want[(length + 2) * outputs..], "{}", executor.level());
+        }
+    }
+}
+
+#[test]
 fn a_later_value_of_any_size_changes_nothing_before_it() {
     // All values that row i sees are zero or tiny, and the next is huge: a kernel that reads past the row's end
     // would scale its weights by it.

@@ -20,18 +20,17 @@
 use crate::operations::{Matrix, wrong_type};
 use crate::tensor::Output;
 use crate::{Charge, Host, Meter, NnError, OperationKind, Resource, Tensor, TensorType};
-use ostrakon_exact::reference::MAX_HEAD_WIDTH;
+use ostrakon_exact::layer::{MAX_HEAD_WIDTH, MAX_HEADS};
+use ostrakon_exact::reference::MAX_CONTEXT;
 use ostrakon_exact::simd::Past;
 use ostrakon_exact::{Lengths, ShapeError};
 
-/// Most rows of a sequence, those of earlier calls included: what the sums of attention hold.
-pub const MAX_ROWS: usize = 1 << 20;
-
 /// Bytes that a past without rows counts.
-const EMPTY: u64 = 256;
+const EMPTY: usize = 256;
 
-/// What earlier calls left of one sequence in one block: a past for each causal attention in it.
-#[derive(Debug, Default)]
+/// What earlier calls left of one sequence in one block: a past for each causal attention in it. A clone shares its
+/// memory until one of both grows.
+#[derive(Debug, Clone, Default)]
 pub struct SequencePast(Vec<Past>);
 
 impl SequencePast {
@@ -102,10 +101,8 @@ impl BoundPast {
             }
         }
         let pasts = sequences.iter().flat_map(|sequence| &sequence.0);
-        let held = pasts.fold(0u64, |sum, past| {
-            sum.saturating_add(EMPTY).saturating_add(bytes(past.rows(), past.kv_heads(), past.width()))
-        });
-        let charges = vec![meter.charge(Resource::Bytes, held)?];
+        let held = pasts.fold(0, |sum: usize, past| sum.saturating_add(EMPTY).saturating_add(past.bytes()));
+        let charges = vec![meter.charge(Resource::Bytes, held as u64)?];
         Ok(Self { sequences, stretches, operations: 0, broken: false, charges, meter: meter.clone() })
     }
 
@@ -138,9 +135,11 @@ impl BoundPast {
             ));
         }
         let at = self.operations;
-        let mut added = 0u64;
+        let fresh = Past::new(heads.kv_heads, heads.width)?;
+        let mut added = 0usize;
         for (i, (sequence, stretch)) in self.sequences.iter().zip(stretches).enumerate() {
-            match sequence.0.get(at) {
+            let past = sequence.0.get(at);
+            match past {
                 Some(past) if (past.kv_heads(), past.width()) != (heads.kv_heads, heads.width) => {
                     return Err(NnError::InvalidArgument(format!(
                         "the rows before those of sequence {i} have {} heads of {} columns as keys and values, not {} of {}",
@@ -154,13 +153,15 @@ impl BoundPast {
                 None if stretch.before > 0 => return Err(held_otherwise(i, stretch.before, 0)),
                 None => added = added.saturating_add(EMPTY),
             }
-            added = added.saturating_add(bytes(stretch.rows, heads.kv_heads, heads.width));
+            let past = past.unwrap_or(&fresh);
+            let grown = past.bytes_of(stretch.before.saturating_add(stretch.rows));
+            added = added.saturating_add(grown.saturating_sub(past.bytes()));
         }
-        self.charges.push(self.meter.charge(Resource::Bytes, added)?);
+        self.charges.push(self.meter.charge(Resource::Bytes, added as u64)?);
         let mut pasts = Vec::with_capacity(self.sequences.len());
         for sequence in &mut self.sequences {
             if sequence.0.len() == at {
-                sequence.0.push(Past::new(heads.kv_heads, heads.width)?);
+                sequence.0.push(fresh.clone());
             }
             pasts.extend(sequence.0.get_mut(at));
         }
@@ -177,7 +178,7 @@ impl Host {
     ///
     /// # Errors
     /// `qkv` that is not FP32 [T, (heads + 2 * kv_heads) * d] with `heads` a multiple of `kv_heads` and d from 1 to 128;
-    /// `lengths` that are not I32 [B] or [B, 2], each at least 1, with the sum T, a sequence over [`MAX_ROWS`]; rows
+    /// `lengths` that are not I32 [B] or [B, 2], each at least 1, with the sum T, a sequence over [`MAX_CONTEXT`]; rows
     /// before that are not those of `past`; the caller's quota.
     pub fn causal_attention(
         &self,
@@ -219,24 +220,17 @@ impl Heads {
     fn of(columns: u32, heads: u32, kv_heads: u32) -> Result<Self, NnError> {
         let all = kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(heads));
         let width = all.and_then(|all| columns.checked_div(all).filter(|width| width * all == columns));
-        let shared = kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads);
+        let shared = kv_heads > 0 && heads.is_multiple_of(kv_heads) && (1..=MAX_HEADS).contains(&(heads as usize));
         match width.map(|width| width as usize) {
             Some(width) if shared && (1..=MAX_HEAD_WIDTH).contains(&width) => {
                 Ok(Self { heads: heads as usize, kv_heads: kv_heads as usize, width })
             }
             _ => Err(NnError::InvalidArgument(format!(
                 "{heads} heads of queries and {kv_heads} of keys and of values cannot share {columns} columns: equal \
-                 heads of 1 to {MAX_HEAD_WIDTH} columns, those of queries a multiple of those of keys"
+                 heads of 1 to {MAX_HEAD_WIDTH} columns, at most {MAX_HEADS} of queries, a multiple of those of keys"
             ))),
         }
     }
-}
-
-/// What rows of keys and values count, on every machine.
-fn bytes(rows: usize, kv_heads: usize, width: usize) -> u64 {
-    // Two codes of 16 bits a column, two scales a head.
-    let head = (width as u64).saturating_mul(4).saturating_add(8);
-    (rows as u64).saturating_mul(kv_heads as u64).saturating_mul(head)
 }
 
 fn held_otherwise(sequence: usize, before: usize, held: usize) -> NnError {
@@ -264,10 +258,10 @@ fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, NnError> {
             let length = values.first().copied().unwrap_or(0);
             NnError::InvalidArgument(format!("length {i} is {length}: every sequence has at least one row"))
         })?;
-        let before = usize::try_from(before).ok().filter(|before| before.saturating_add(rows) <= MAX_ROWS);
+        let before = usize::try_from(before).ok().filter(|before| before.saturating_add(rows) <= MAX_CONTEXT);
         let before = before.ok_or_else(|| {
             NnError::InvalidArgument(format!(
-                "sequence {i} has {rows} rows and {} before them: not below 0 and at most {MAX_ROWS} in all",
+                "sequence {i} has {rows} rows and {} before them: not below 0 and at most {MAX_CONTEXT} in all",
                 values.get(1).copied().unwrap_or(0)
             ))
         })?;

@@ -34,6 +34,8 @@ fn host() -> Host {
     layers.insert_linear("b.linear", "u8", &[1, 2, 3, 4, 5, 6], &[0.5, 0.25], &[1.0, -1.0], &[]);
     layers.insert_embedding("b.table", &[1, 2, 3, 4, 5, 6], &[1.0, 0.5, 0.25]);
     layers.insert_layer_norm("b.norm", &[1.0, 2.0, 3.0], &[0.0, 0.0, 1.0], 1e-5);
+    layers.insert_rms_norm("b.rms", &[1.0, 2.0, 3.0], 1e-5);
+    layers.insert_rotary("b.rotary", &[1.0, 0.0, 0.6, 0.8], 2, 1);
     Host::new(executor, backend, Arc::new(layers))
 }
 
@@ -72,6 +74,10 @@ fn every_operation_is_told_and_can_be_performed_again() {
     outputs.push(observed.mean_pool(&meter, &x, &lengths).unwrap());
     outputs.push(observed.first_pool(&meter, &x, &lengths).unwrap());
     outputs.push(observed.l2_normalise(&meter, &x).unwrap());
+    outputs.push(compute("b.rms", &[("x", &x)]));
+    outputs.push(compute("b.rotary", &[("x", &x), ("positions", &i32s(&[0, 1, 1, 0]))]));
+    outputs.push(observed.swiglu(&meter, &f32s(&[3, 4])).unwrap());
+    outputs.push(observed.causal_attention(&meter, None, &f32s(&[4, 12]), &lengths, 4, 1).unwrap());
 
     let told = notes.take();
     let kinds: Vec<&str> = told.iter().map(|(kind, ..)| kind.as_str()).collect();
@@ -86,6 +92,10 @@ fn every_operation_is_told_and_can_be_performed_again() {
         "mean-pool",
         "first-pool",
         "l2-normalise",
+        "layer b.rms",
+        "layer b.rotary",
+        "swiglu",
+        "causal-attention 4 1",
     ];
     assert_eq!(kinds, expected);
     let names = |at: usize| told.get(at).unwrap().1.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
@@ -132,6 +142,10 @@ fn descriptions_that_do_not_fit_are_refused() {
     refused(OperationKind::Layer("b.none".to_owned()), &[("x", &x)]);
     refused(OperationKind::Layer("../x".to_owned()), &[("x", &x)]);
     refused(OperationKind::Layer("b.linear".to_owned()), &[]);
+    let causal = OperationKind::CausalAttention { heads: 1, kv_heads: 1 };
+    refused(causal.clone(), &[("qkv", &x)]);
+    let before = Tensor::from_i32(vec![1, 2], vec![1, 5]).unwrap();
+    refused(causal, &[("qkv", &x), ("lengths", &before)]);
     refused(OperationKind::Attention(0), &[("qkv", &x), ("lengths", &i32s(&[1]))]);
     refused(OperationKind::Attention(u32::MAX), &[("qkv", &x), ("lengths", &i32s(&[1]))]);
     let meter = Meter::new(Quotas { bytes: 8, ..Quotas::default() });
@@ -141,7 +155,7 @@ fn descriptions_that_do_not_fit_are_refused() {
 
 proptest! {
     #[test]
-    fn whatever_is_read_is_written_alike(text in "(layer |attention |gelu|add|mean-pool| )?[a-z0-9. +-]{0,12}") {
+    fn whatever_is_read_is_written_alike(text in "(layer |attention |causal-attention |swiglu|gelu|add|mean-pool| )?[a-z0-9. +-]{0,12}") {
         if let Ok(kind) = text.parse::<OperationKind>() {
             prop_assert_eq!(kind.to_string(), text);
         }

@@ -33,6 +33,8 @@ fn small() -> Host {
     layers.insert_linear("b.linear", "u8", &[1, 2, 3, 4, 5, 6], &[0.5, 0.25], &[1.0, -1.0], &[]);
     layers.insert_embedding("b.table", &[1, 2, 3, 4, 5, 6], &[1.0, 0.5, 0.25]);
     layers.insert_layer_norm("b.norm", &[1.0, 2.0, 3.0], &[0.0, 0.0, 1.0], 1e-5);
+    layers.insert_rms_norm("b.rms", &[1.0, 2.0, 3.0], 1e-5);
+    layers.insert_rotary("b.rotary", &[1.0, 0.0, 0.6, 0.8], 2, 2);
     host(layers)
 }
 
@@ -77,6 +79,8 @@ fn graphs_say_what_they_are() {
     assert!(matches!(shape("b.linear"), GraphShape::Linear { inputs: 3, outputs: 2, .. }));
     assert_eq!(shape("b.table"), GraphShape::Embedding { rows: 3, width: 2 });
     assert_eq!(shape("b.norm"), GraphShape::LayerNorm { width: 3 });
+    assert_eq!(shape("b.rms"), GraphShape::RmsNorm { width: 3 });
+    assert_eq!(shape("b.rotary"), GraphShape::Rotary { positions: 2, heads: 2, width: 2 });
 }
 
 #[test]
@@ -268,6 +272,38 @@ prop_compose! {
     }
 }
 
+#[test]
+fn layers_of_decoders_refuse_what_does_not_fit() {
+    let host = small();
+    let (x, wide) = (f32s(&[2, 3], &[1.0; 6]), f32s(&[2, 5], &[1.0; 10]));
+    let places = i32s(&[0, 1]);
+    same_bits(&compute(&host, "b.rms", &[("x", &f32s(&[0, 3], &[]))]).unwrap(), &[]);
+    refused(compute(&host, "b.rms", &[("x", &wide)]), &["b.rms", "5 columns", "takes 3"]);
+    refused(compute(&host, "b.rms", &[("x", &x), ("residual", &x)]), &["b.rms", "residual", "unknown"]);
+    refused(compute(&host, "b.rms", &[]), &["b.rms", "`x` is missing"]);
+
+    let turned = compute(&host, "b.rotary", &[("positions", &places), ("x", &wide)]).unwrap();
+    assert_eq!(turned.dims(), [2, 5]);
+    // The first row stays where it is; of the second row two heads are turned, and the last column is not.
+    let (a, b) = (0.6 - 0.8, 0.8f32 + 0.6);
+    same_bits(&turned, &[1.0, 1.0, 1.0, 1.0, 1.0, a, b, a, b, 1.0]);
+    refused(compute(&host, "b.rotary", &[("x", &x), ("positions", &places)]), &["b.rotary", "[2, 3]", "4 columns"]);
+    refused(compute(&host, "b.rotary", &[("x", &wide)]), &["b.rotary", "`positions` is missing"]);
+    for (positions, naming) in
+        [(vec![0], "1 `positions`"), (vec![0, 2], "2 is outside"), (vec![-1, 0], "-1 is outside")]
+    {
+        let positions = i32s(&positions);
+        refused(compute(&host, "b.rotary", &[("x", &wide), ("positions", &positions)]), &["b.rotary", naming]);
+    }
+    refused(compute(&host, "b.rotary", &[("x", &wide), ("positions", &x)]), &["positions", "I32"]);
+
+    let meter = Meter::unlimited();
+    refused(host.swiglu(&meter, &x), &["`x`", "3 columns", "even"]);
+    refused(host.swiglu(&meter, &places), &["FP32"]);
+    refused(host.swiglu(&meter, &f32s(&[4], &[1.0; 4])), &["two dimensions"]);
+    assert_eq!(host.swiglu(&meter, &f32s(&[3, 0], &[])).unwrap().dims(), [3, 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -320,6 +356,47 @@ proptest! {
             inputs.insert(0, ("residual", residual));
         }
         same_bits(&compute(&host(layers), "b.n", &inputs).unwrap(), &want);
+    }
+
+    #[test]
+    fn rms_norm_and_swiglu_are_the_reference(
+        (gain, x) in (0usize..12, 1usize..40).prop_flat_map(|(rows, half)| (gains(2 * half), values(rows * 2 * half)))
+    ) {
+        let width = gain.len();
+        let rows = x.len() / width;
+        let mut layers = MemoryLayers::new();
+        layers.insert_rms_norm("b.n", &gain, 1e-6);
+        let Layer::RmsNorm(reference_layer) = layer(&layers, "b.n") else { panic!("not an RMS norm") };
+        let host = host(layers);
+        let tensor = f32s(&[rows as u32, width as u32], &x);
+        let mut want = vec![0.0; x.len()];
+        reference::rms_norm(&reference_layer, &x, rows, &mut want).unwrap();
+        same_bits(&compute(&host, "b.n", &[("x", &tensor)]).unwrap(), &want);
+        want.truncate(x.len() / 2);
+        reference::swiglu(&x, rows, width / 2, &mut want).unwrap();
+        same_bits(&host.swiglu(&Meter::unlimited(), &tensor).unwrap(), &want);
+    }
+
+    #[test]
+    fn rotary_is_the_reference(
+        (table, d, heads, rest, x, positions) in (1usize..9, 1usize..5, 1usize..4, 0usize..7, 0usize..9).prop_flat_map(
+            |(positions, half, heads, rest, rows)| {
+                let columns = 2 * half * heads + rest;
+                (
+                    gains(positions * 2 * half), Just(2 * half), Just(heads), Just(rest), values(rows * columns),
+                    proptest::collection::vec(0..positions as i32, rows),
+                )
+            }
+        )
+    ) {
+        let columns = d * heads + rest;
+        let mut layers = MemoryLayers::new();
+        layers.insert_rotary("b.r", &table, d, heads);
+        let Layer::Rotary(reference_layer) = layer(&layers, "b.r") else { panic!("not rotary") };
+        let mut want = vec![0.0; x.len()];
+        reference::rotary(&reference_layer, &x, &positions, columns, &mut want).unwrap();
+        let x = f32s(&[positions.len() as u32, columns as u32], &x);
+        same_bits(&compute(&host(layers), "b.r", &[("x", &x), ("positions", &i32s(&positions))]).unwrap(), &want);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!
 //! 1. A recipe's files are fetched and verified (see [`fetch`](crate::fetch)); a directory is taken as
 //!    it is.
-//! 2. The importer of the model's family quantises and calibrates.
+//! 2. The importer of the model's family quantises and calibrates. A directory's family is that of its
+//!    `config.json`; a GGUF file, alone or in a directory without one, has its own.
 //! 3. The component that runs its blocks is taken from the built plugins and travels in the package.
 //! 4. The package is written, signed with this machine's key (made now, if there is none), and put
 //!    where it was asked for; without a place, into the store under its name.
@@ -12,12 +13,13 @@
 use crate::error::{NodeError, file_error};
 use crate::fetch;
 use crate::pack_float::{self, FloatSource, Piece};
-use crate::plugins::{BLOCK_BERT, Plugins};
+use crate::plugins::{BLOCK_BERT, BLOCK_LLAMA, Plugins};
 use crate::progress::{Event, Watcher};
 use crate::recipe::{Recipe, Source};
+use crate::tokenizer_admission;
 use ostrakon_package::{
-    Digest, Home, NamedComponent, Package, PackageError, SigningKey, Store, Tolerance, TrustPolicy, import,
-    load_or_create_key, manifest, reshard, write_package,
+    Digest, Home, ImportedModel, NamedComponent, Package, PackageError, SigningKey, Store, Tolerance, TrustPolicy,
+    import, load_or_create_key, manifest, reshard, write_package,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -57,13 +59,13 @@ pub struct Packed {
     pub took_ms: f64,
 }
 
-/// A model and how to read it.
-struct Found {
-    directory: PathBuf,
-    options: import::BertOptions,
+/// How to read a model, by its family.
+enum Importer {
+    Bert(import::BertOptions),
+    Llama(import::LlamaOptions),
 }
 
-/// Pack `source`: a recipe's name, a recipe file, or a directory with a model. A directory with a
+/// Pack `source`: a recipe's name, a recipe file, a GGUF file, or a directory with a model. A directory with a
 /// package is cut into shards anew: nothing else of it changes, so nothing is calibrated again.
 ///
 /// # Errors
@@ -89,19 +91,25 @@ pub fn pack(source: &Path, options: &PackOptions, home: &Home, watch: Watcher<'_
         return pack_float::pack(&of_graph(recipe, &directory), options, home, watch);
     }
     // What is missing here is found before anything is downloaded.
-    let block = Plugins::find(options.plugins.as_deref())?.read(BLOCK_BERT)?;
+    let importer = match &recipe {
+        Some(recipe) => of_recipe(recipe)?,
+        None => of_files(&model_of(source))?,
+    };
+    let name = importer.component();
+    let components =
+        [NamedComponent { name: name.into(), wasm: Plugins::find(options.plugins.as_deref())?.read(name)? }];
     let signer = load_or_create_key(home)?;
-    let found = find(source, recipe.as_ref(), home, watch)?;
-    let mut stage = String::new();
-    let model = import::bert(&found.directory, &found.options, &mut |now, done, total| {
-        if stage != now {
-            now.clone_into(&mut stage);
-            watch(Event::Step(format!("importing {}: {now}", found.options.name)));
+    let files = match &recipe {
+        Some(recipe) => {
+            let directory = fetch::fetch(recipe, &home.cache.join("sources"), watch)?;
+            recipe.gguf().map_or_else(|| directory.clone(), |file| directory.join(&file.name))
         }
-        watch(Event::Done { done, total });
-    })?;
+        None => model_of(source),
+    };
+    let model = importer.import(&files, watch)?;
+    // Whoever opens the package holds the tokenizer to this.
+    tokenizer_admission::check(&model.tokenizer)?;
     watch(Event::Step("writing and checking the package".into()));
-    let components = [NamedComponent { name: BLOCK_BERT.into(), wasm: block }];
     let write = |out: &Path| write_package(&model, &components, options.shards, out, &signer);
     let path = place(&model.name, options, home, &signer, &write)?;
     describe(&path, &signer, start)
@@ -139,9 +147,35 @@ pub(crate) fn describe(path: &Path, signer: &SigningKey, start: Instant) -> Resu
     })
 }
 
-/// The recipe that `source` means, unless it is a directory.
+impl Importer {
+    /// The component that runs what it makes.
+    const fn component(&self) -> &'static str {
+        match self {
+            Self::Bert(_) => BLOCK_BERT,
+            Self::Llama(_) => BLOCK_LLAMA,
+        }
+    }
+
+    fn import(&self, files: &Path, watch: Watcher<'_>) -> Result<ImportedModel, NodeError> {
+        let mut stage = String::new();
+        let (Self::Bert(import::BertOptions { name, .. }) | Self::Llama(import::LlamaOptions { name, .. })) = self;
+        let mut progress = |now: &str, done, total| {
+            if stage != now {
+                now.clone_into(&mut stage);
+                watch(Event::Step(format!("importing {name}: {now}")));
+            }
+            watch(Event::Done { done, total });
+        };
+        Ok(match self {
+            Self::Bert(options) => import::bert(files, options, &mut progress)?,
+            Self::Llama(options) => import::llama(files, options, &mut progress)?,
+        })
+    }
+}
+
+/// The recipe that `source` means, unless it is a directory or a GGUF file.
 fn recipe(source: &Path) -> Result<Option<Recipe>, NodeError> {
-    if source.is_dir() {
+    if source.is_dir() || import::is_gguf(source) {
         return Ok(None);
     }
     if source.is_file() {
@@ -152,12 +186,17 @@ fn recipe(source: &Path) -> Result<Option<Recipe>, NodeError> {
     Ok(Some(Recipe::by_name(&name).ok_or_else(known)??))
 }
 
-fn find(source: &Path, recipe: Option<&Recipe>, home: &Home, watch: Watcher<'_>) -> Result<Found, NodeError> {
-    let Some(recipe) = recipe else {
-        return Ok(Found { directory: source.to_owned(), options: of_directory(source)? });
-    };
-    let directory = fetch::fetch(recipe, &home.cache.join("sources"), watch)?;
-    Ok(Found { directory, options: of_recipe(recipe)? })
+/// Where the model lies that `source` means: a directory without `config.json` and with one GGUF file means that.
+fn model_of(source: &Path) -> PathBuf {
+    if !source.is_dir() || source.join("config.json").exists() {
+        return source.to_owned();
+    }
+    let entries = std::fs::read_dir(source).into_iter().flatten();
+    let mut files = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| import::is_gguf(path));
+    match (files.next(), files.next()) {
+        (Some(only), None) => only,
+        _ => source.to_owned(),
+    }
 }
 
 /// The graphs of a recipe, in its order.
@@ -173,32 +212,48 @@ fn of_graph(recipe: &Recipe, directory: &Path) -> FloatSource {
     }
 }
 
-/// A directory says little about its model: it gets the directory's name, and the rest from its files.
-fn of_directory(directory: &Path) -> Result<import::BertOptions, NodeError> {
-    let full = directory.canonicalize().map_err(file_error("find", directory))?;
-    let name = full.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+/// Files say little about where they came from: the package gets their name, and the rest from what they hold.
+fn of_files(files: &Path) -> Result<Importer, NodeError> {
+    let full = files.canonicalize().map_err(file_error("find", files))?;
+    let (name, source) =
+        if full.is_dir() { (full.file_name(), "a directory") } else { (full.file_stem(), "a GGUF file") };
+    let name = name.map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c) { c } else { '-' };
     let name: String = name.chars().map(plain).collect();
-    let options = import::BertOptions::new(name.trim_matches(['-', '.']));
-    Ok(import::BertOptions { licence: "unknown".into(), source: "a directory".into(), ..options })
+    let name = name.trim_matches(['-', '.']);
+    let (licence, source) = ("unknown".to_owned(), source.to_owned());
+    Ok(match import::family(&full)? {
+        import::Family::Bert => {
+            Importer::Bert(import::BertOptions { licence, source, ..import::BertOptions::new(name) })
+        }
+        import::Family::Llama => {
+            Importer::Llama(import::LlamaOptions { licence, source, ..import::LlamaOptions::new(name) })
+        }
+    })
 }
 
 /// The source is the same whichever place the files came from: their hashes are, so the package is.
-fn of_recipe(recipe: &Recipe) -> Result<import::BertOptions, NodeError> {
+fn of_recipe(recipe: &Recipe) -> Result<Importer, NodeError> {
+    let places: Vec<String> = recipe.sources.iter().map(Source::describe).collect();
+    let (licence, source) = (recipe.licence.clone(), format!("{}: {}", recipe.title, places.join(", ")));
+    let (name, max_tokens) = (recipe.name.as_str(), recipe.max_tokens);
+    if recipe.family == "llama" {
+        let options = import::LlamaOptions { licence, source, max_tokens, ..import::LlamaOptions::new(name) };
+        return Ok(Importer::Llama(options));
+    }
     let pooling = match recipe.pooling.as_deref() {
         Some("mean") => import::Pooling::Mean,
         Some("first") => import::Pooling::First,
         other => return Err(NodeError::Setting(format!("the recipe's pooling {other:?} is not mean or first"))),
     };
-    let places: Vec<String> = recipe.sources.iter().map(Source::describe).collect();
-    Ok(import::BertOptions {
-        licence: recipe.licence.clone(),
-        source: format!("{}: {}", recipe.title, places.join(", ")),
-        max_tokens: recipe.max_tokens,
+    Ok(Importer::Bert(import::BertOptions {
+        licence,
+        source,
+        max_tokens,
         pooling: Some(pooling),
         normalise: recipe.normalise,
-        ..import::BertOptions::new(&recipe.name)
-    })
+        ..import::BertOptions::new(name)
+    }))
 }
 
 #[cfg(test)]
@@ -210,7 +265,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("All MiniLM_L6 (v2)");
         std::fs::create_dir(&directory).unwrap();
-        assert_eq!(of_directory(&directory).unwrap().name, "all-minilm-l6--v2");
+        std::fs::write(directory.join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
+        let Importer::Bert(options) = of_files(&directory).unwrap() else { panic!("not bert") };
+        assert_eq!(options.name, "all-minilm-l6--v2");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The component that runs BERT-family blocks.
 pub const BLOCK_BERT: &str = "block-bert";
+/// The component that runs Llama-family blocks.
+pub const BLOCK_LLAMA: &str = "block-llama";
 /// The component that runs a graph in floating point.
 pub const GRAPH_BLOCK: &str = "graph-block";
 /// The arithmetic in plain WebAssembly, to be composed with a block.

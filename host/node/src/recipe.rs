@@ -11,6 +11,7 @@ use std::path::{Component, Path};
 /// The recipes of `models/`: name and text.
 const KNOWN: &[(&str, &str)] = &[
     ("minilm", include_str!("../../../models/minilm.toml")),
+    ("smollm2", include_str!("../../../models/smollm2.toml")),
     ("magika", include_str!("../../../models/magika.toml")),
     ("ppocr-direction", include_str!("../../../models/ppocr-direction.toml")),
     ("ppocr-recogniser", include_str!("../../../models/ppocr-recogniser.toml")),
@@ -30,15 +31,15 @@ pub struct Recipe {
     pub name: String,
     /// What its authors call it.
     pub title: String,
-    /// Which importer reads it: `bert`, or `graph` for what is packed as it is, for the float tier.
+    /// Which importer reads it: `bert` or `llama`, or `graph` for what is packed as it is, for the float tier.
     pub family: String,
     /// SPDX.
     pub licence: String,
-    /// Longest sequence, special tokens included. For `bert`, as the next two.
+    /// Longest sequence, special tokens included. For `bert`; for `llama` all that the model can without it.
     pub max_tokens: Option<u32>,
-    /// `mean` or `first`.
+    /// `mean` or `first`, for `bert`.
     pub pooling: Option<String>,
-    /// Whether outputs have length 1.
+    /// Whether outputs have length 1, for `bert`.
     pub normalise: Option<bool>,
     /// Tried in order.
     #[serde(rename = "source")]
@@ -150,6 +151,11 @@ impl Recipe {
         self.family == "graph"
     }
 
+    /// Its GGUF file, if it has one.
+    pub fn gguf(&self) -> Option<&File> {
+        self.files.iter().find(|file| file.name.ends_with(".gguf"))
+    }
+
     /// Its graphs, in order.
     pub fn graphs(&self) -> impl Iterator<Item = &File> {
         let is_graph = |file: &&File| [".onnx", ".xml"].iter().any(|ending| file.name.ends_with(ending));
@@ -173,8 +179,11 @@ impl Recipe {
             "graph" if self.graphs().next().is_none() => {
                 return Err("a recipe of the family `graph` needs a .onnx or .xml file".to_owned());
             }
-            "bert" | "graph" => {}
-            other => return Err(format!("the family `{other}` has no importer here: bert, graph")),
+            "llama" if self.pooling.is_some() || self.normalise.is_some() => {
+                return Err("a recipe of the family `llama` has neither pooling nor normalise".to_owned());
+            }
+            "bert" | "graph" | "llama" => {}
+            other => return Err(format!("the family `{other}` has no importer here: bert, llama, graph")),
         }
         if self.files.is_empty() || self.files.len() > MAX_ENTRIES || self.sources.len() > MAX_ENTRIES {
             return Err(format!("it needs 1 to {MAX_ENTRIES} files and at most {MAX_ENTRIES} sources"));

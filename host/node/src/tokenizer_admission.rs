@@ -16,10 +16,10 @@ use serde_json::Value;
 
 const NORMALIZERS: [&str; 9] =
     ["BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Strip", "Sequence"];
-const PRE_TOKENIZERS: [&str; 6] =
-    ["BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "Sequence"];
-const POST_PROCESSORS: [&str; 2] = ["BertProcessing", "TemplateProcessing"];
-const MODELS: [&str; 2] = ["WordPiece", "WordLevel"];
+const PRE_TOKENIZERS: [&str; 7] =
+    ["BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "ByteLevel", "Sequence"];
+const POST_PROCESSORS: [&str; 3] = ["BertProcessing", "TemplateProcessing", "ByteLevel"];
+const MODELS: [&str; 3] = ["WordPiece", "WordLevel", "BPE"];
 /// Most steps of a sequence, and pieces of a template.
 const MAX_STEPS: usize = 16;
 /// Longest word that is looked up piece by piece; the work grows with its square.
@@ -41,6 +41,8 @@ struct Model {
     kind: Option<String>,
     max_input_chars_per_word: Option<u64>,
     continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    dropout: Option<f64>,
 }
 
 /// Refuse a tokenizer with a part that is not on the list.
@@ -92,8 +94,16 @@ fn check_model(model: &Model) -> Result<(), TokenError> {
     if model.max_input_chars_per_word.is_some_and(|most| most > MAX_WORD) {
         return Err(refused(format!("its max_input_chars_per_word is over {MAX_WORD}")));
     }
-    if model.continuing_subword_prefix.as_ref().is_some_and(|prefix| prefix.len() > MAX_PREFIX) {
-        return Err(refused(format!("its continuing_subword_prefix is over {MAX_PREFIX} bytes")));
+    for (what, text) in [
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("end_of_word_suffix", &model.end_of_word_suffix),
+    ] {
+        if text.as_ref().is_some_and(|text| text.len() > MAX_PREFIX) {
+            return Err(refused(format!("its {what} is over {MAX_PREFIX} bytes")));
+        }
+    }
+    if model.dropout.is_some_and(|dropout| dropout != 0.0) {
+        return Err(refused("its dropout is not 0: the same text would have other tokens each time".into()));
     }
     Ok(())
 }
@@ -120,6 +130,13 @@ mod tests {
     }
 
     #[test]
+    fn byte_level_pairs_are_let_in() {
+        let words = r#"{"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]}"#;
+        with("null", words, r#"{"type": "BPE", "dropout": null, "vocab": {}, "merges": []}"#).unwrap();
+    }
+
+    #[test]
     fn what_can_blow_up_is_refused_by_name() {
         let replace = r#"{"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"}"#;
         let nested = format!(r#"{{"type": "Sequence", "normalizers": [{replace}]}}"#);
@@ -131,7 +148,9 @@ mod tests {
         let split = r#"{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}"#;
         assert!(with("null", split, BERT).is_err());
         for model in [
-            r#"{"type": "BPE"}"#,
+            r#"{"type": "BPE", "dropout": 0.1}"#,
+            r#"{"type": "BPE", "end_of_word_suffix": "-------------------"}"#,
+            r#"{"type": "Unigram"}"#,
             r#"{"type": "WordPiece", "max_input_chars_per_word": 1000000}"#,
             r#"{"type": "WordPiece", "continuing_subword_prefix": "-------------------"}"#,
             "{}",

@@ -5,8 +5,8 @@
 //! A transcript is made on demand, by running the request again. For each block on each batch it holds
 //! the tensor that went in and the results of all integer products in the order in which the block asked
 //! for them: the products of linear layers as i32 (i64 where activations have 16 bits), the two products
-//! of attention as i32 and i64, little-endian, nothing between them. Their shapes follow from the
-//! operations, so none are written.
+//! of attention as i32 and i64, little-endian, nothing between them; causal attention has none. Their shapes
+//! follow from the operations, so none are written.
 //!
 //! Inputs and products follow the document, block by block, as its [payload](crate::payload).
 //!

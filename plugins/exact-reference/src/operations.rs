@@ -8,9 +8,9 @@ use crate::bindings::exports::wasi::nn::tensor::{self as nn, TensorBorrow};
 use crate::layers::Named;
 use crate::refusal::Refusal;
 use crate::tensor::{Tensor, zeros};
-use ostrakon_exact::layer::MAX_WIDTH;
-use ostrakon_exact::reference::{self, MAX_HEAD_WIDTH};
-use ostrakon_exact::{Layer, Lengths, ShapeError};
+use ostrakon_exact::layer::{MAX_HEADS, MAX_WIDTH};
+use ostrakon_exact::reference::{self, MAX_CONTEXT, MAX_HEAD_WIDTH};
+use ostrakon_exact::{Layer, Lengths, Rotary, ShapeError};
 
 /// Run a layer: its inputs by name, its one output.
 pub(crate) fn compute(graph: &Named, inputs: Vec<(String, Tensor)>) -> Result<Tensor, Refusal> {
@@ -41,7 +41,32 @@ pub(crate) fn compute(graph: &Named, inputs: Vec<(String, Tensor)>) -> Result<Te
             let residual = residual.map(|residual| residual.values);
             result(vec![x.rows, x.width], |y| reference::layer_norm(layer, x.values, residual, x.rows as usize, y))
         }
+        Layer::RmsNorm(layer) => {
+            let [x] = take(inputs, ["x"])?;
+            let x = needed("x", x)?;
+            let x = Matrix::of_width("x", &x, layer.gain.len())?;
+            result(vec![x.rows, x.width], |y| reference::rms_norm(layer, x.values, x.rows as usize, y))
+        }
+        Layer::Rotary(layer) => {
+            let [x, positions] = take(inputs, ["x", "positions"])?;
+            let x = needed("x", x)?;
+            let positions = needed("positions", positions)?;
+            rotary(layer, &Matrix::new("x", &x)?, positions.integers("positions")?)
+        }
     }
+}
+
+fn rotary(layer: &Rotary, x: &Matrix<'_>, positions: &[i32]) -> Result<Tensor, Refusal> {
+    let needed = layer.turned();
+    if (x.width as usize) < needed || positions.len() != x.rows as usize {
+        return Err(Refusal::invalid(format!(
+            "`x` has the shape [{}, {}] and there are {} `positions`: needs one for each row, and {needed} columns at least",
+            x.rows,
+            x.width,
+            positions.len()
+        )));
+    }
+    result(vec![x.rows, x.width], |y| reference::rotary(layer, x.values, positions, x.width as usize, y))
 }
 
 impl exact::Guest for Component {
@@ -59,6 +84,19 @@ impl exact::Guest for Component {
 
     fn attention(qkv: TensorBorrow<'_>, lengths: TensorBorrow<'_>, heads: u32) -> Result<nn::Tensor, WitRefusal> {
         handle(attention(qkv.get(), lengths.get(), heads))
+    }
+
+    fn swiglu(x: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(swiglu(x.get()))
+    }
+
+    fn causal_attention(
+        qkv: TensorBorrow<'_>,
+        lengths: TensorBorrow<'_>,
+        heads: u32,
+        kv_heads: u32,
+    ) -> Result<nn::Tensor, WitRefusal> {
+        handle(causal_attention(qkv.get(), lengths.get(), heads, kv_heads))
     }
 
     fn mean_pool(x: TensorBorrow<'_>, lengths: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
@@ -112,6 +150,73 @@ fn attention(qkv: &Tensor, lengths: &Tensor, heads: u32) -> Result<Tensor, Refus
     }
     let lengths = ragged(lengths, &qkv)?;
     result(vec![qkv.rows, width], |y| reference::attention(qkv.values, &lengths, width as usize, heads as usize, y))
+}
+
+fn swiglu(x: &Tensor) -> Result<Tensor, Refusal> {
+    let x = Matrix::new("x", x)?;
+    if !x.width.is_multiple_of(2) {
+        return Err(Refusal::invalid(format!(
+            "`x` has {} columns: gates and as many values to let through make an even number",
+            x.width
+        )));
+    }
+    let width = x.width / 2;
+    result(vec![x.rows, width], |y| reference::swiglu(x.values, x.rows as usize, width as usize, y))
+}
+
+/// Of whole sequences alone: nobody holds keys and values of earlier rows here.
+fn causal_attention(qkv: &Tensor, lengths: &Tensor, heads: u32, kv_heads: u32) -> Result<Tensor, Refusal> {
+    let qkv = Matrix::new("qkv", qkv)?;
+    let columns = qkv.width;
+    let all = kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(heads));
+    let d = all.and_then(|all| columns.checked_div(all).filter(|d| d * all == columns));
+    let shared = kv_heads > 0 && heads.is_multiple_of(kv_heads) && (1..=MAX_HEADS).contains(&(heads as usize));
+    let Some(d) = d.filter(|&d| shared && (1..=MAX_HEAD_WIDTH).contains(&(d as usize))) else {
+        return Err(Refusal::invalid(format!(
+            "{heads} heads of queries and {kv_heads} of keys and of values cannot share {columns} columns: equal heads \
+             of 1 to {MAX_HEAD_WIDTH} columns, at most {MAX_HEADS} of queries, a multiple of those of keys"
+        )));
+    };
+    let lengths = whole(lengths, &qkv)?;
+    let [heads, kv_heads, width] = [heads, kv_heads, d].map(|n| n as usize);
+    result(vec![qkv.rows, (heads * width) as u32], |y| {
+        reference::causal_attention(qkv.values, &lengths, heads, kv_heads, width, y)
+    })
+}
+
+/// The lengths of sequences that have nothing before them.
+fn whole(lengths: &Tensor, x: &Matrix<'_>) -> Result<Lengths, Refusal> {
+    let (values, dims) = lengths.all_integers("lengths")?;
+    let each = match dims {
+        [_] => 1,
+        [_, 2] => 2,
+        other => {
+            return Err(Refusal::invalid(format!(
+                "`lengths` has the shape {other:?}: [sequences] or [sequences, 2] is needed"
+            )));
+        }
+    };
+    let mut rows = Vec::with_capacity(values.len() / each);
+    for (i, sequence) in values.chunks_exact(each).enumerate() {
+        let [length, before] = [sequence.first(), sequence.get(1)].map(|value| value.copied().unwrap_or(0));
+        if length < 1 {
+            return Err(Refusal::invalid(format!("length {i} is {length}: every sequence has at least one row")));
+        }
+        if before < 0 || (before as usize).saturating_add(length as usize) > MAX_CONTEXT {
+            return Err(Refusal::invalid(format!(
+                "sequence {i} has {length} rows and {before} before them: not below 0 and at most {MAX_CONTEXT} in all"
+            )));
+        }
+        rows.push(length);
+    }
+    let checked = Lengths::new(&rows, x.rows as usize)?;
+    let before = |sequence: &[i32]| sequence.get(1).copied().unwrap_or(0);
+    match values.chunks_exact(each).map(before).enumerate().find(|&(_, before)| before > 0) {
+        None => Ok(checked),
+        Some((i, before)) => Err(Refusal::invalid(format!(
+            "`lengths` say that {before} rows were before those of sequence {i}, but the host holds 0 of this block"
+        ))),
+    }
 }
 
 type Pool = fn(&[f32], &Lengths, usize, &mut [f32]) -> Result<(), ShapeError>;

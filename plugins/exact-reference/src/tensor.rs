@@ -69,6 +69,14 @@ impl Tensor {
         }
     }
 
+    /// The elements of an I32 tensor, and its shape.
+    pub(crate) fn all_integers(&self, what: &str) -> Result<(&[i32], &[u32]), Refusal> {
+        match &self.0.data {
+            Data::I32(values) => Ok((values, self.dims())),
+            _ => Err(self.wrong_type(what, TensorType::I32)),
+        }
+    }
+
     fn wrong_type(&self, what: &str, wanted: TensorType) -> Refusal {
         let (got, wanted) = (name(self.0.ty), name(wanted));
         Refusal::invalid(["`", what, "` is of ", got, ": ", wanted, " is needed"].concat())

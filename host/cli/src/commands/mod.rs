@@ -4,6 +4,7 @@ mod answer;
 mod audit;
 mod audit_float;
 mod audit_plan;
+mod chat;
 mod dispute;
 mod doctor;
 mod fetch;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
     let done = match cli.command {
         Command::Pack(args) => pack::run(args, json),
         Command::Run(args) => run::run(args, json, start),
+        Command::Chat(args) => chat::run(&args, json),
         Command::Status(args) => status::run(&args, json),
         Command::Fetch(args) => fetch::run(&args, json),
         Command::Audit(args) => return audit::run(args, json),

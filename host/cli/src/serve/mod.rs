@@ -16,7 +16,6 @@
 
 mod admission;
 mod answer;
-pub(crate) mod args;
 mod asking;
 mod body;
 mod chat;
@@ -34,13 +33,13 @@ mod router;
 mod sampling;
 mod stream;
 
+use crate::args::ServeArgs;
 use crate::commands::{home, policy, write_json};
 use crate::problem::Problem;
 use crate::runtime::runtime;
 use crate::signals::Signals;
 use crate::style::Style;
 use crate::telemetry;
-use args::ServeArgs;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -171,7 +170,12 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {
 }
 
 fn options(args: &ServeArgs) -> RunOptions {
-    RunOptions { threads: args.threads.map(usize::from), ..RunOptions::default() }
+    RunOptions {
+        arithmetic: args.backend.into(),
+        threads: args.threads.map(usize::from),
+        plugins: args.plugins.plugins.clone(),
+        ..RunOptions::default()
+    }
 }
 
 fn limits(args: &ServeArgs) -> Limits {

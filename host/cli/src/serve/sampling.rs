@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::limits::{CHOICES, STOP_BYTES, STOPS};
-use ostrakon_node::generate::{Generator, Sampling};
+use ostrakon_node::generate::{Generator, Sampling, fresh_seed};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ impl Wishes {
         let vocabulary = generator.manifest().generation.as_ref().map_or(0, |generation| generation.vocabulary);
         let seed = match self.seed {
             Some(seed) => seed,
-            None => (getrandom::u64().map_err(|error| ApiError::internal(&error.to_string()))? >> 11).cast_signed(),
+            None => (fresh_seed().map_err(|error| ApiError::internal(&error.to_string()))? >> 11).cast_signed(),
         };
         let sampling = Sampling {
             temperature: self.temperature.unwrap_or(1.0),

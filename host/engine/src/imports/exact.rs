@@ -46,6 +46,25 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
             answer(&mut store, |state| state.host.attention(&state.meter, &qkv, &lengths, heads))
         },
     )?;
+    interface.func_wrap("swiglu", |mut store: Store<'_>, (x,): (Handle,)| -> Result<Answer> {
+        let x = store.data().tensor(&x)?;
+        charge(&mut store, cost::swiglu(&x))?;
+        answer(&mut store, |state| state.host.swiglu(&state.meter, &x))
+    })?;
+    interface.func_wrap(
+        "causal-attention",
+        |mut store: Store<'_>, (qkv, lengths, heads, kv): (Handle, Handle, u32, u32)| -> Result<Answer> {
+            let (qkv, lengths) = (store.data().tensor(&qkv)?, store.data().tensor(&lengths)?);
+            charge(&mut store, cost::causal_attention(&qkv, &lengths, heads, kv))?;
+            // Out of the state while the state is used.
+            let mut past = store.data_mut().past.take();
+            let attended = answer(&mut store, |state| {
+                state.host.causal_attention(&state.meter, past.as_mut(), &qkv, &lengths, heads, kv)
+            });
+            store.data_mut().past = past;
+            attended
+        },
+    )?;
     interface.func_wrap("mean-pool", |mut store: Store<'_>, (x, lengths): (Handle, Handle)| -> Result<Answer> {
         let (x, lengths) = (store.data().tensor(&x)?, store.data().tensor(&lengths)?);
         charge(&mut store, cost::pool(&x))?;

@@ -291,6 +291,8 @@ fn work(shape: GraphShape, input: &Tensor) -> u64 {
         }
         GraphShape::Embedding { width, .. } => cost::embedding(input, width as u64),
         GraphShape::LayerNorm { .. } => cost::layer_norm(input),
+        GraphShape::RmsNorm { .. } => cost::rms_norm(input),
+        GraphShape::Rotary { .. } => cost::rotary(input),
         GraphShape::Float => cost::copy(input.byte_len() as u64),
     }
 }

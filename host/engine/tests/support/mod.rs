@@ -103,7 +103,7 @@ pub(crate) fn linear(layer: &str) -> String {
 
 /// A model block by hand: bodies of core functions, around them what every block needs.
 ///
-/// Core functions at hand: `$tensor-new`, `$tensor-drop`, `$alias`, `$gelu`, `$load`, `$load-by-name`,
+/// Core functions at hand: `$tensor-new`, `$tensor-drop`, `$alias`, `$gelu`, `$attend`, `$load`, `$load-by-name`,
 /// `$init-context`, `$compute`, `$error-code`, `$error-data`, `$session-new`, `$session-drop`; `$ok` and
 /// `$refuse-with` make results; memory below 4096 is free to use.
 pub(crate) struct Block<'a> {
@@ -159,6 +159,7 @@ impl Block<'_> {
     (import "host" "tensor-drop" (func $tensor-drop (param i32)))
     (import "host" "alias" (func $alias (param i32) (result i32)))
     (import "host" "gelu" (func $gelu (param i32 i32)))
+    (import "host" "attend" (func $attend (param i32 i32 i32 i32 i32)))
     (import "host" "load" (func $load (param i32 i32 i32 i32 i32)))
     (import "host" "load-by-name" (func $load-by-name (param i32 i32 i32)))
     (import "host" "init-context" (func $init-context (param i32 i32)))
@@ -188,6 +189,7 @@ impl Block<'_> {
     (with "host" (instance
       (export "tensor-new" (func $tensor-new)) (export "tensor-drop" (func $tensor-drop))
       (export "alias" (func $alias)) (export "gelu" (func $gelu)) (export "load" (func $load))
+      (export "attend" (func $attend))
       (export "load-by-name" (func $load-by-name)) (export "init-context" (func $init-context))
       (export "compute" (func $compute)) (export "error-code" (func $error-code))
       (export "error-data" (func $error-data)) (export "session-new" (func $session-new))
@@ -240,13 +242,16 @@ const IMPORTS: &str = r#"
     (type $r (variant (case "invalid-argument" string) (case "too-large" string)))
     (export "refusal" (type $refusal (eq $r)))
     (export "alias" (func (param "x" (borrow $t)) (result (own $t))))
-    (export "gelu" (func (param "x" (borrow $t)) (result (result (own $t) (error $refusal)))))))"#;
+    (export "gelu" (func (param "x" (borrow $t)) (result (result (own $t) (error $refusal)))))
+    (export "causal-attention" (func (param "qkv" (borrow $t)) (param "lengths" (borrow $t)) (param "heads" u32)
+      (param "kv-heads" u32) (result (result (own $t) (error $refusal)))))))"#;
 
 const LOWERED: &str = r#"
   (core func $tensor-new (canon lower (func $i-tensor "[constructor]tensor") (memory $memory)))
   (core func $tensor-drop (canon resource.drop $tensor))
   (core func $alias (canon lower (func $i-exact "alias")))
   (core func $gelu (canon lower (func $i-exact "gelu") (memory $memory) (realloc $realloc)))
+  (core func $attend (canon lower (func $i-exact "causal-attention") (memory $memory) (realloc $realloc)))
   (core func $load (canon lower (func $i-graph "load") (memory $memory)))
   (core func $load-by-name (canon lower (func $i-graph "load-by-name") (memory $memory)))
   (core func $init-context (canon lower (func $i-graph "[method]graph.init-execution-context") (memory $memory)))

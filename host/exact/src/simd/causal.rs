@@ -10,8 +10,10 @@
 //! 3. A piece of work is a few rows of a sequence; a sequence of one new row, as in generation, has a piece for each
 //!    head of keys. A piece goes tile by tile: scores, then weights, then weighted values, as in
 //!    [`attention`](super::attention). Row by row the scores end where the row does.
+//! 4. A piece that alone is a large part of all is shared instead ([`causal_long`](super::causal_long)).
 
 use super::attention::{finish, score, weigh};
+use super::causal_long;
 use super::coding::{WideTile, ZERO_WIDE, widen};
 use super::executor::Executor;
 use super::level::Proven;
@@ -71,37 +73,51 @@ pub(super) fn attention(
             end
         })
         .collect();
+    let long: Vec<bool> =
+        pieces.iter().map(|piece| causal_long::is_long(&call, piece, work, executor.crew())).collect();
     executor.crew().each_part(out, &ends, |i, out| {
-        if let Some(piece) = pieces.get(i) {
+        if let (Some(piece), Some(false)) = (pieces.get(i), long.get(i)) {
             call.attend(piece, out);
         }
     });
+    if long.contains(&true) {
+        let mut rest = out;
+        let mut shared = Vec::new();
+        for (piece, long) in pieces.iter().zip(long) {
+            let (part, after) = rest.split_at_mut(size(piece).min(rest.len()));
+            rest = after;
+            if long {
+                shared.push((piece, part));
+            }
+        }
+        causal_long::attend(&call, executor.crew(), shared);
+    }
     Ok(())
 }
 
 /// What all pieces share.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     level: Proven,
-    shape: Grouped,
+    pub(super) shape: Grouped,
     qkv: &'a [f32],
     inverse_root: f32,
 }
 
 /// Rows of one sequence and heads of keys: contiguous in the output.
-struct Piece<'a> {
-    past: &'a Past,
+pub(super) struct Piece<'a> {
+    pub(super) past: &'a Past,
     /// Its first row, in the call.
     row: usize,
     /// The position of that row in its sequence.
-    position: usize,
+    pub(super) position: usize,
     /// How many rows.
-    count: usize,
-    kv_heads: Range<usize>,
+    pub(super) count: usize,
+    pub(super) kv_heads: Range<usize>,
 }
 
 impl Piece<'_> {
     /// Multiply-adds, about.
-    fn work(&self, shape: &Grouped) -> usize {
+    pub(super) fn work(&self, shape: &Grouped) -> usize {
         let pairs = self.count.saturating_mul(self.position + self.count);
         pairs.saturating_mul(2 * self.kv_heads.len() * shape.group() * shape.width)
     }
@@ -117,11 +133,11 @@ struct Memory {
 }
 
 /// The queries of a tile: some of those that share a head of keys, position by position.
-struct Queries<'a> {
+pub(super) struct Queries<'a> {
     /// Codes, row by row, filled up to whole steps.
     codes: &'a [i16],
     scales: [f32; MAX_TILE_ROWS],
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl Call<'_> {
@@ -186,7 +202,6 @@ impl Call<'_> {
         let (group, width) = (self.shape.group(), self.shape.width);
         let rows = piece.count * group;
         let tiles = rows.div_ceil(tile_rows(self.level));
-        let columns = piece.kv_heads.len() * group * width;
         let mut memory = Memory::default();
         for (n, kv_head) in piece.kv_heads.clone().enumerate() {
             let blocks = piece.past.blocks(kv_head);
@@ -210,19 +225,40 @@ impl Call<'_> {
 
                 for panel in 0..width.div_ceil(COLUMNS) {
                     let sums = self.sum(blocks, keys, panel, weights, queries.count);
-                    for (r, (sums, &scale)) in sums.iter().zip(&scales).take(queries.count).enumerate() {
-                        let (row, head) = ((start + r) / group, n * group + (start + r) % group);
-                        let from = row * columns + head * width + panel * COLUMNS;
-                        let to = (from + COLUMNS).min(row * columns + (head + 1) * width);
-                        finish(self.level, sums, scale, out.get_mut(from..to).unwrap_or(&mut []));
-                    }
+                    let scales = scales.get(..queries.count).unwrap_or(&[]);
+                    self.finish(piece, (n, start), panel, &sums, scales, out);
                 }
             }
         }
     }
 
+    /// Write a tile's results in one panel of columns: of queries from `first` on, of the `n`-th head of keys.
+    pub(super) fn finish(
+        &self,
+        piece: &Piece<'_>,
+        (n, first): (usize, usize),
+        panel: usize,
+        sums: &WideTile,
+        scales: &[f32],
+        out: &mut [f32],
+    ) {
+        let (group, width) = (self.shape.group(), self.shape.width);
+        let columns = piece.kv_heads.len() * group * width;
+        for (query, (sums, &scale)) in (first..).zip(sums.iter().zip(scales)) {
+            let (row, head) = (query / group, n * group + query % group);
+            let from = row * columns + head * width + panel * COLUMNS;
+            let to = (from + COLUMNS).min(row * columns + (head + 1) * width);
+            finish(self.level, sums, scale, out.get_mut(from..to).unwrap_or(&mut []));
+        }
+    }
+
+    /// Whether all queries of a piece are one tile.
+    pub(super) fn is_one_tile(&self, piece: &Piece<'_>) -> bool {
+        piece.kv_heads.len() == 1 && piece.count * self.shape.group() <= tile_rows(self.level)
+    }
+
     /// Code some of a piece's queries.
-    fn code<'m>(
+    pub(super) fn code<'m>(
         &self,
         piece: &Piece<'_>,
         kv_head: usize,
@@ -250,7 +286,7 @@ impl Call<'_> {
     }
 
     /// Scores of queries with the first `keys` keys of `blocks`, and rubbish after them up to whole blocks.
-    fn score(&self, queries: &Queries<'_>, blocks: &[Arc<Block>], keys: usize, scores: &mut [f32]) {
+    pub(super) fn score(&self, queries: &Queries<'_>, blocks: &[Arc<Block>], keys: usize, scores: &mut [f32]) {
         let mut sums: Tile = ZERO_TILE;
         let panels = blocks.iter().flat_map(|block| block.keys(self.shape.width)).take(keys.div_ceil(COLUMNS));
         let row_scales = queries.scales.get(..queries.count).unwrap_or(&[]);
@@ -262,7 +298,7 @@ impl Call<'_> {
 
     /// Weights of a row that sees the first `limit` keys, from its scores; later ones weigh 0. The result is what
     /// weighted values are multiplied with. `scales` holds the scales of as many values as an earlier row saw.
-    fn weigh(
+    pub(super) fn weigh(
         &self,
         blocks: &[Arc<Block>],
         limit: usize,
@@ -289,7 +325,14 @@ impl Call<'_> {
     }
 
     /// Weighted values of the first `keys` keys in one panel of columns.
-    fn sum(&self, blocks: &[Arc<Block>], keys: usize, panel: usize, weights: &[i16], count: usize) -> WideTile {
+    pub(super) fn sum(
+        &self,
+        blocks: &[Arc<Block>],
+        keys: usize,
+        panel: usize,
+        weights: &[i16],
+        count: usize,
+    ) -> WideTile {
         let stride = blocks.len() * BLOCK_ROWS;
         let mut sums: Tile = ZERO_TILE;
         let mut wide: WideTile = ZERO_WIDE;

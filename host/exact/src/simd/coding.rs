@@ -7,10 +7,12 @@
 use super::instantiate::instantiate;
 use super::level::Proven;
 use super::rows::range;
-use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Quads, Step, Tile};
+use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Pairs, Quads, Step, Tile};
 use crate::layer::{Activation, Linear};
 use crate::number::{TINY, clean, round};
 use crate::reference::QuantisedRow;
+use core::cell::RefCell;
+use std::thread::LocalKey;
 
 /// What centring takes from a 16-bit code.
 const CENTRE: i32 = 32_768;
@@ -47,14 +49,27 @@ fn part<T: Copy + Default>(all: &[T], first: usize) -> [T; COLUMNS] {
     part
 }
 
-/// How rows are coded for a kind of step.
+/// How weights are stored and rows coded for a kind of step.
 pub(super) trait Coder: Step {
+    /// What a panel is opened to before it meets many rows: a step that is quicker to multiply.
+    type Open: Step<Code = Self::Code>;
+    /// From how many tiles on a panel is worth opening.
+    const OPEN_TILES: usize;
     /// What was taken from each 16-bit code.
     const CENTRE: i32;
     /// Most steps whose sums of 16-bit codes fit 32 bits.
     const WIDE_DEPTH_ONCE: usize;
     /// After how many steps such sums are widened where there are more.
     const WIDE_DEPTH: usize;
+
+    /// Set the weight at `position` (`column * WIDTH + k`).
+    fn set(&mut self, position: usize, weight: i8);
+
+    /// Open a panel into `open`, which is as long.
+    fn open(level: Proven, panel: &[Self], open: &mut [Self::Open]);
+
+    /// Memory for codes that a thread keeps from one call to the next.
+    fn scratch() -> &'static LocalKey<RefCell<Vec<Self::Code>>>;
 
     /// How many rows of stored codes stand for one row.
     fn limbs(activation: Activation) -> usize;
@@ -72,11 +87,32 @@ pub(super) trait Coder: Step {
     fn widen(level: Proven, sums: &Tile, rows: usize, wide: &mut WideTile);
 }
 
-impl Coder for Pairs {
+thread_local! {
+    static PAIR_CODES: RefCell<Vec<i16>> = const { RefCell::new(Vec::new()) };
+    static QUAD_CODES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Coder for NarrowPairs {
+    type Open = Pairs;
+    const OPEN_TILES: usize = 4;
     const CENTRE: i32 = CENTRE;
     // 32768 * 127 * 516 < 2^31
     const WIDE_DEPTH_ONCE: usize = 258;
     const WIDE_DEPTH: usize = 256;
+
+    fn set(&mut self, position: usize, weight: i8) {
+        if let Some(slot) = self.0.get_mut(position) {
+            *slot = weight;
+        }
+    }
+
+    fn open(level: Proven, panel: &[Self], open: &mut [Pairs]) {
+        widen_panel(level, panel, open);
+    }
+
+    fn scratch() -> &'static LocalKey<RefCell<Vec<i16>>> {
+        &PAIR_CODES
+    }
 
     fn limbs(_activation: Activation) -> usize {
         1
@@ -104,10 +140,26 @@ impl Coder for Pairs {
 }
 
 impl Coder for Quads {
+    type Open = Self;
+    const OPEN_TILES: usize = usize::MAX;
     const CENTRE: i32 = 0;
     // Limbs are 8-bit codes, whose sums fit for every K.
     const WIDE_DEPTH_ONCE: usize = usize::MAX;
     const WIDE_DEPTH: usize = usize::MAX;
+
+    fn set(&mut self, position: usize, weight: i8) {
+        if let Some(slot) = self.0.get_mut(position) {
+            *slot = weight;
+        }
+    }
+
+    fn open(_level: Proven, panel: &[Self], open: &mut [Self]) {
+        open.iter_mut().zip(panel).for_each(|(open, step)| *open = *step);
+    }
+
+    fn scratch() -> &'static LocalKey<RefCell<Vec<u8>>> {
+        &QUAD_CODES
+    }
 
     fn limbs(activation: Activation) -> usize {
         match activation {
@@ -142,6 +194,8 @@ impl Coder for Quads {
 }
 
 instantiate! {
+    /// Weights as 16-bit numbers.
+    fn widen_panel(panel: &[NarrowPairs], wide: &mut [Pairs]) = widen_panel_body;
     /// Code a row in 8 bits; `values` is scratch of the row's length.
     fn code_u8_pairs(x: &[f32], prescale: Option<&[f32]>, values: &mut [f32], codes: &mut [i16])
         -> QuantisedRow = code_u8_pairs_body;
@@ -364,6 +418,15 @@ fn widen_limbs_body(sums: &Tile, rows: usize, wide: &mut WideTile) {
     for ([high, low], wide) in sums.as_chunks::<2>().0.iter().zip(wide).take(rows) {
         for ((&high, &low), wide) in high.iter().zip(low).zip(wide) {
             *wide += f64::from(high) * 256.0 + f64::from(low);
+        }
+    }
+}
+
+#[inline(always)]
+fn widen_panel_body(panel: &[NarrowPairs], wide: &mut [Pairs]) {
+    for (step, wide) in panel.iter().zip(wide) {
+        for (wide, &weight) in wide.0.iter_mut().zip(&step.0) {
+            *wide = i16::from(weight);
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! # How
 //!
-//! 1. Weights are packed once, in panels of 16 columns (see [`tile`](super::tile)): as pairs of 16-bit
-//!    numbers, or as quads of 8-bit numbers where the machine has VNNI.
+//! 1. Weights are packed once, in panels of 16 columns (see [`tile`](super::tile)): as pairs of 8-bit
+//!    numbers, or as quads where the machine has VNNI. A byte a weight is what few rows are bound by: for them memory
+//!    is read once and nothing else counts. Where many rows meet a panel, pairs are widened to 16 bits once for all.
 //! 2. A piece of work is a chunk of rows by a group of panels. Its rows are coded into memory that the
 //!    thread keeps; each panel is fetched once and meets all rows of the chunk while it is in cache;
 //!    sums are scaled to floats as each tile ends.
@@ -16,7 +17,7 @@ use super::executor::Executor;
 use super::level::Proven;
 use super::product::{Product, ProductError};
 use super::scratch::grown;
-use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Quads, Tile, ZERO_TILE, tile_rows};
+use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Quads, Step, Tile, ZERO_TILE, tile_rows};
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
@@ -26,7 +27,7 @@ const CHUNK_ROWS: usize = 96;
 /// Fewer rows than this are not worth fetching all weights for.
 const LEAST_CHUNK_ROWS: usize = 24;
 /// Below this many multiply-adds a second thread comes too late.
-const LEAST_WORK: usize = 400_000;
+const LEAST_WORK: usize = 150_000;
 
 /// The product on this machine's CPU.
 pub struct CpuProduct {
@@ -38,7 +39,7 @@ pub struct CpuProduct {
 }
 
 enum Weights {
-    Pairs(Packed<Pairs>),
+    Pairs(Packed<NarrowPairs>),
     Quads(Packed<Quads>),
 }
 
@@ -170,36 +171,58 @@ impl<S: Coder> Packed<S> {
         if rows == 0 {
             return;
         }
-        let (stride, depth) = (self.stride(), self.depth());
-        let limbs = S::limbs(activation);
+        let depth = self.depth();
         // As even as possible: a last tile of one row would waste the weights it loads.
-        let tiles = rows.div_ceil(tile_rows(self.level) / limbs);
-        let mut sums = ZERO_TILE;
+        let tiles = rows.div_ceil(tile_rows(self.level) / S::limbs(activation));
+        let mut open = vec![S::Open::ZERO; if tiles >= S::OPEN_TILES { depth } else { 0 }];
         for panel in panels {
             let Some(steps) = self.steps.get(panel * depth..(panel + 1) * depth) else { return };
-            for tile in 0..tiles {
-                let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
-                let at = At { row, rows: end - row, panel };
-                let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
-                match activation {
-                    Activation::U8 => {
-                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
-                        sink(at, Sums::Narrow(&sums));
+            if open.is_empty() {
+                self.tiles(codes, rows, tiles, activation, panel, steps, &mut sink);
+            } else {
+                S::open(self.level, steps, &mut open);
+                self.tiles(codes, rows, tiles, activation, panel, &open, &mut sink);
+            }
+        }
+    }
+
+    /// Call `sink` with the sums of every tile of one panel.
+    #[allow(clippy::too_many_arguments)]
+    fn tiles<P: Step<Code = S::Code>>(
+        &self,
+        codes: &[S::Code],
+        rows: usize,
+        tiles: usize,
+        activation: Activation,
+        panel: usize,
+        steps: &[P],
+        sink: &mut impl FnMut(At, Sums<'_>),
+    ) {
+        let stride = self.stride();
+        let limbs = S::limbs(activation);
+        let mut sums = ZERO_TILE;
+        for tile in 0..tiles {
+            let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+            let at = At { row, rows: end - row, panel };
+            let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
+            match activation {
+                Activation::U8 => {
+                    P::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                    sink(at, Sums::Narrow(&sums));
+                }
+                Activation::U16 if limbs == 1 && steps.len() <= S::WIDE_DEPTH_ONCE => {
+                    P::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                    sink(at, Sums::Narrow(&sums));
+                }
+                Activation::U16 => {
+                    let mut wide = ZERO_WIDE;
+                    let chunk = S::WIDE_DEPTH;
+                    for (i, steps) in steps.chunks(chunk).enumerate() {
+                        let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
+                        P::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
+                        S::widen(self.level, &sums, at.rows, &mut wide);
                     }
-                    Activation::U16 if limbs == 1 && depth <= S::WIDE_DEPTH_ONCE => {
-                        S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
-                        sink(at, Sums::Narrow(&sums));
-                    }
-                    Activation::U16 => {
-                        let mut wide = ZERO_WIDE;
-                        let chunk = S::WIDE_DEPTH;
-                        for (i, steps) in steps.chunks(chunk).enumerate() {
-                            let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
-                            S::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
-                            S::widen(self.level, &sums, at.rows, &mut wide);
-                        }
-                        sink(at, Sums::Wide(&wide));
-                    }
+                    sink(at, Sums::Wide(&wide));
                 }
             }
         }

@@ -21,6 +21,7 @@
 mod attention;
 mod attention_products;
 mod causal;
+mod causal_long;
 mod coding;
 mod cpu;
 pub(crate) mod crew;
@@ -33,6 +34,8 @@ mod rows;
 pub(crate) mod scratch;
 mod self_test;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_x86;
 
 pub use attention_products::{AttentionProducts, HeadOf, PlainAttention};
 pub use cpu::CpuProduct;

@@ -23,7 +23,7 @@ pub(super) struct Later<'a> {
 }
 
 /// What calls left of a sequence.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Past {
     /// Tokens that were run.
     pub(super) rows: usize,
@@ -37,14 +37,15 @@ impl Past {
         self.blocks.iter().map(SequencePast::bytes).sum()
     }
 
-    /// What the first rows left.
+    /// What the first rows left. It shares their memory.
     pub(super) fn first(&self, rows: usize) -> Self {
-        let rows = rows.min(self.rows);
-        Self { rows, blocks: self.blocks.iter().map(|block| block.first(rows)).collect() }
+        let mut first = self.clone();
+        first.truncate(rows);
+        first
     }
 
     /// Forget all rows from this one on.
-    pub(super) fn truncate(&mut self, rows: usize) {
+    fn truncate(&mut self, rows: usize) {
         self.rows = self.rows.min(rows);
         for block in &mut self.blocks {
             block.truncate(rows);
@@ -62,9 +63,6 @@ pub(super) struct Decoded {
 
 /// Blocks that generate text.
 pub(super) trait Decoder: Send {
-    /// Tokens that there are: the width of logits.
-    fn vocabulary(&self) -> u32;
-
     /// Run later rows of each sequence. After an error nothing is left of any of them.
     ///
     /// # Errors
@@ -75,6 +73,7 @@ pub(super) trait Decoder: Send {
 /// All blocks on this machine.
 pub(super) struct LocalDecoder {
     model: Model,
+    /// Tokens that there are: the width of logits.
     vocabulary: u32,
 }
 
@@ -85,10 +84,6 @@ impl LocalDecoder {
 }
 
 impl Decoder for LocalDecoder {
-    fn vocabulary(&self) -> u32 {
-        self.vocabulary
-    }
-
     fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError> {
         let (mut x, lengths) = inputs(&batch)?;
         let mut starts = Vec::with_capacity(batch.len());

@@ -280,6 +280,16 @@ impl Drop for Generator {
     }
 }
 
+/// A seed that nobody has seen.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn fresh_seed() -> Result<u64, NodeError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| NodeError::Setting(format!("there is no randomness: {error}")))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 struct EndAtDrop(Arc<Shared>);
 
 impl Drop for EndAtDrop {

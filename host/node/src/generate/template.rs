@@ -3,12 +3,13 @@
 //! Templates are Jinja, as published with models. One is somebody else's program: its steps are counted and its output is
 //! bounded, and it reaches nothing but the conversation.
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes of a template.
-pub const MAX_TEMPLATE: usize = 256 << 10;
+const MAX_TEMPLATE: usize = 256 << 10;
 /// Most bytes of a prompt.
 const MAX_PROMPT: usize = 4 << 20;
 /// Steps that a template may take.
@@ -54,8 +55,8 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(64);
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| TemplateError::Parse(error.to_string()))?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |text: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
@@ -77,8 +78,10 @@ impl Template {
         };
         let template = self.0.get_template(NAME).map_err(refused)?;
         let mut prompt = Bounded(Vec::new());
+        let messages: Vec<Value> =
+            messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
         let values = context! { messages, add_generation_prompt => true, bos_token => "", eos_token => "" };
-        template.render_to_write(values, &mut prompt).map_err(refused)?;
+        template.render_captured_to(values, &mut prompt).map_err(refused)?;
         String::from_utf8(prompt.0).map_err(|error| TemplateError::Refused(error.to_string()))
     }
 }

@@ -7,7 +7,8 @@ const MAX_WEIGHT: f32 = (1u64 << 30) as f32;
 
 /// Little-endian F32, F16 or BF16; none for any other type.
 pub(super) fn decode(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
-    let two = |convert: fn(u16) -> f32| data.as_chunks::<2>().0.iter().map(|&b| convert(u16::from_le_bytes(b))).collect();
+    let two =
+        |convert: fn(u16) -> f32| data.as_chunks::<2>().0.iter().map(|&b| convert(u16::from_le_bytes(b))).collect();
     match dtype {
         Dtype::F32 => Some(data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()),
         Dtype::F16 => Some(two(half)),

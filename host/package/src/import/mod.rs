@@ -18,6 +18,7 @@
 //! The result depends on the input alone: not on threads, instruction set or machine (`matrix`).
 
 mod bert;
+mod exact;
 mod floats;
 mod gguf;
 mod layers;
@@ -26,11 +27,15 @@ mod matrix;
 mod rounding;
 mod smooth;
 mod source;
+mod tokenizer;
 
 pub use bert::{BertOptions, Pooling, bert};
 pub use llama::{LlamaOptions, llama};
 
-use std::path::PathBuf;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Texts to calibrate on, one a line: languages, scripts, code, numbers, single characters, long passages.
 const CALIBRATION: &str = include_str!("calibration.txt");
@@ -101,6 +106,47 @@ pub enum ImportError {
     Exact(String),
 }
 
+/// Which importer reads a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// [`bert`].
+    Bert,
+    /// [`llama`].
+    Llama,
+}
+
+#[derive(Deserialize)]
+struct ModelType {
+    model_type: Option<String>,
+}
+
+/// The family of a GGUF file or of a directory with a `config.json`.
+///
+/// # Errors
+/// It is neither, or no importer reads it.
+pub fn family(source: &Path) -> Result<Family, ImportError> {
+    if is_gguf(source) {
+        return Ok(Family::Llama);
+    }
+    let file = source.join("config.json");
+    match source::json::<ModelType>(&file)?.model_type.as_deref() {
+        Some("bert") | None => Ok(Family::Bert),
+        Some("llama") => Ok(Family::Llama),
+        Some(other) => {
+            let why = format!("model_type is `{}`: only `bert` and `llama` can be imported", source::shorten(other));
+            Err(ImportError::Unsupported { file, why })
+        }
+    }
+}
+
+/// Whether this is a file that begins as GGUF files do.
+pub fn is_gguf(file: &Path) -> bool {
+    let mut first = [0; gguf::MAGIC.len()];
+    // Opening anything but a plain file could wait for a writer.
+    file.is_file()
+        && File::open(file).is_ok_and(|mut open| open.read_exact(&mut first).is_ok())
+        && first == *gguf::MAGIC
+}
+
 /// Called with (stage, done, total) as the work goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
-

@@ -116,3 +116,32 @@ fn row_scale(row: &[f64]) -> f32 {
 pub(super) fn nearest(v: f64, scale: f64) -> f64 {
     if scale > 0.0 { libm::rint(v / scale).clamp(-MAX_CODE, MAX_CODE) } else { 0.0 }
 }
+
+/// Scales tried for a row of a table, each this much of its largest value less.
+const SHRINK: f64 = 0.02;
+const SHRINKS: usize = 12;
+
+/// Rows that are looked up, each by itself: the scale with the least squared error.
+pub(super) fn round_rows(w: &Matrix<f32>) -> Rounded {
+    let columns = w.columns.max(1);
+    let mut codes = vec![0i8; w.data.len()];
+    let mut scale = vec![0.0f32; w.rows];
+    codes.par_chunks_mut(columns).zip(&mut scale).zip(w.data.par_chunks(columns)).for_each(|((codes, scale), row)| {
+        let max = row.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
+        let mut best = f64::INFINITY;
+        for step in 0..SHRINKS {
+            let tried = (max * (1.0 - SHRINK * step as f64) / MAX_CODE) as f32;
+            let error = row.iter().fold(0.0, |sum, &v| {
+                let e = f64::from(v) - nearest(v.into(), tried.into()) * f64::from(tried);
+                sum + e * e
+            });
+            if error < best {
+                (best, *scale) = (error, tried);
+            }
+        }
+        for (code, &v) in codes.iter_mut().zip(row) {
+            *code = nearest(v.into(), f64::from(*scale)) as i8;
+        }
+    });
+    Rounded { codes, scale }
+}

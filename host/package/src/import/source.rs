@@ -38,3 +38,8 @@ pub(super) fn optional_json<T: DeserializeOwned>(file: &Path) -> Result<Option<T
         Err(error) => Err(error),
     }
 }
+
+/// Foreign text for a message.
+pub(super) fn shorten(text: &str) -> String {
+    text.chars().take(60).flat_map(char::escape_default).collect()
+}

@@ -3,7 +3,7 @@
 use super::{
     BertOptions,
     config::Config,
-    exact::{ExactBlock, ExactEmbeddings, ExactModel},
+    encoder::{ExactBlock, ExactEmbeddings, ExactModel},
     layers::{layer_norm, linear, table},
 };
 use crate::model::{ImportedBlock, ImportedLayer, ImportedModel};

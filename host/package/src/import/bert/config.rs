@@ -110,7 +110,10 @@ impl Config {
         match source::json::<Family>(&file)?.model_type.as_deref() {
             Some("bert") | None => {}
             Some(other) => {
-                return Err(unsupported(format!("model_type is `{}`: only `bert` can be imported", shorten(other))));
+                return Err(unsupported(format!(
+                    "model_type is `{}`: only `bert` can be imported",
+                    source::shorten(other)
+                )));
             }
         }
         let published: Published = source::json(&file)?;
@@ -120,7 +123,7 @@ impl Config {
             Some(other) => {
                 return Err(unsupported(format!(
                     "hidden_act is `{}`: only `gelu` (by the error function) has an exact operation",
-                    shorten(other)
+                    source::shorten(other)
                 )));
             }
         }
@@ -129,7 +132,7 @@ impl Config {
             Some(other) => {
                 return Err(unsupported(format!(
                     "position_embedding_type is `{}`: only `absolute` can be imported",
-                    shorten(other)
+                    source::shorten(other)
                 )));
             }
         }
@@ -205,9 +208,4 @@ fn normalise(directory: &Path, options: &BertOptions) -> Result<bool, ImportErro
     }
     let modules = source::optional_json::<Vec<Module>>(&directory.join("modules.json"))?;
     Ok(modules.is_none_or(|modules| modules.iter().any(|m| m.kind.ends_with(".Normalize"))))
-}
-
-/// Foreign text for a message.
-fn shorten(text: &str) -> String {
-    text.chars().take(60).flat_map(char::escape_default).collect()
 }

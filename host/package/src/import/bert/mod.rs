@@ -11,7 +11,7 @@
 mod assemble;
 mod checkpoint;
 mod config;
-mod exact;
+mod encoder;
 mod float;
 mod precision;
 mod quantise;
@@ -22,7 +22,9 @@ mod tokens;
 
 pub use config::Pooling;
 
-use super::{CALIBRATION, ImportError, Precision, Progress, floats, layers, matrix, rounding, smooth, source};
+use super::{
+    CALIBRATION, ImportError, Precision, Progress, exact, floats, layers, matrix, rounding, smooth, source, tokenizer,
+};
 use crate::model::ImportedModel;
 use std::path::Path;
 
@@ -83,7 +85,7 @@ pub fn bert(directory: &Path, options: &BertOptions, progress: Progress<'_>) -> 
         .num_threads(options.threads)
         .build()
         .map_err(|error| ImportError::Option(format!("the worker threads did not start: {error}")))?;
-    let run = exact::Run::new(options.threads, &config)?;
+    let run = encoder::Run::new(options.threads, &config)?;
     let calibration = tokens.calibration(&config);
     // Work is handed to the pool piece by piece: the callback stays on the caller's thread.
     let mut model = quantise::quantise(&pool, &run, &config, &float, &calibration, progress)?;

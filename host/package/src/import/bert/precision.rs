@@ -6,7 +6,7 @@
 
 use super::{
     ImportError, Precision, Progress,
-    exact::{ExactModel, Run},
+    encoder::{ExactModel, Run},
     matrix::Matrix,
     tokens::Batch,
 };

@@ -4,7 +4,8 @@ use super::{
     ImportError, Progress,
     checkpoint::{Block, Dense, Encoder},
     config::{Config, Pooling},
-    exact::{self, ExactBlock, ExactEmbeddings, ExactLinear, ExactModel, Run},
+    encoder::{self, ExactBlock, ExactEmbeddings, ExactModel, Run},
+    exact::{self, ExactLinear},
     float,
     matrix::{Matrix, Packed, covariance},
     rounding::Inputs,
@@ -75,7 +76,7 @@ impl Work<'_> {
         let embeddings = ExactEmbeddings {
             words: exact::embedding(words, config.width)?,
             positions: exact::embedding(positions, config.width)?,
-            norm: exact::layer_norm(&encoder.norm),
+            norm: encoder::layer_norm(&encoder.norm),
         };
         let exact = self.run.embed(&embeddings, self.batch)?;
         Ok((embeddings, Pair { float, exact }))
@@ -83,7 +84,7 @@ impl Work<'_> {
 
     fn block(&self, block: &Block, x: &Pair, step: &mut dyn FnMut()) -> Result<(ExactBlock, Pair), ImportError> {
         let norm = |norm: &float::Norm, y: &Pair, x: &Pair| {
-            let layer = exact::layer_norm(norm);
+            let layer = encoder::layer_norm(norm);
             let exact = self.run.norm(&layer, &y.exact, &x.exact)?;
             let float = self.pool.install(|| norm.apply(&y.float, &x.float));
             Ok::<_, ImportError>((layer, Pair { float, exact }))

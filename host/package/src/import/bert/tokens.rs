@@ -1,11 +1,9 @@
 //! The tokenizer, and the calibration texts as ids.
 
-use super::{CALIBRATION, ImportError, config::Config, source};
+use super::{CALIBRATION, ImportError, config::Config, tokenizer};
 use std::path::Path;
 use tokenizers::Tokenizer;
 
-/// Longest tokenizer.
-const MAX_FILE: u64 = 64 << 20;
 /// Most calibration rows: bounds the time an odd tokenizer can cost.
 const MAX_ROWS: usize = 8192;
 /// Rows of random ids beside them.
@@ -54,32 +52,7 @@ pub(super) struct Tokens {
 
 impl Tokens {
     pub(super) fn read(directory: &Path, config: &Config) -> Result<Self, ImportError> {
-        let file = directory.join("tokenizer.json");
-        let malformed = |why: String| ImportError::Malformed { file: file.clone(), why };
-        let data = source::read(&file, MAX_FILE)?;
-        let mut value: serde_json::Value =
-            serde_json::from_slice(&data).map_err(|error| malformed(format!("not JSON: {error}")))?;
-        let object = value.as_object_mut().ok_or_else(|| malformed("not a JSON object".to_owned()))?;
-        for key in ["truncation", "padding"] {
-            object.insert(key.to_owned(), serde_json::Value::Null);
-        }
-        let cleaned =
-            serde_json::to_vec(&value).map_err(|error| malformed(format!("cannot be written again: {error}")))?;
-        let tokenizer =
-            Tokenizer::from_bytes(&cleaned).map_err(|error| malformed(format!("not a tokenizer: {error}")))?;
-        if let Some((token, id)) = tokenizer
-            .get_vocab(true)
-            .into_iter()
-            .max_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)))
-            .filter(|(_, id)| usize::try_from(*id).map_or(true, |id| id >= config.vocabulary))
-        {
-            let token: String = token.chars().take(40).collect();
-            return Err(malformed(format!(
-                "gives `{}` the id {id}, the model has {} ids",
-                token.escape_default(),
-                config.vocabulary
-            )));
-        }
+        let (tokenizer, cleaned) = tokenizer::read(directory, config.vocabulary)?;
         Ok(Self { tokenizer, cleaned })
     }
 

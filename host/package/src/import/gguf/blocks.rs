@@ -77,7 +77,10 @@ impl Kind {
     }
 
     fn entry(self) -> (&'static str, usize, usize) {
-        KINDS.iter().find(|entry| entry.0 == self).map_or(("", 1, 1), |&(_, _, name, weights, bytes)| (name, weights, bytes))
+        KINDS
+            .iter()
+            .find(|entry| entry.0 == self)
+            .map_or(("", 1, 1), |&(_, _, name, weights, bytes)| (name, weights, bytes))
     }
 
     /// Its name.

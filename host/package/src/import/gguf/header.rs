@@ -134,7 +134,7 @@ impl Header {
     /// Read and check the header of a file with these bytes.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor { bytes, at: 0 };
-        if cursor.take(4, "the magic")? != b"GGUF" {
+        if cursor.take(4, "the magic")? != super::MAGIC {
             return Err("this is no GGUF file: it does not begin with `GGUF`".to_owned());
         }
         match cursor.u32("the version")? {
@@ -146,7 +146,8 @@ impl Header {
             other => return Err(format!("GGUF version {other} cannot be read: 2 and 3 can")),
         }
         let tensors = bounded("the number of tensors", cursor.u64("the number of tensors")?, MAX_TENSORS)?;
-        let entries = bounded("the number of metadata entries", cursor.u64("the number of metadata entries")?, MAX_ENTRIES)?;
+        let entries =
+            bounded("the number of metadata entries", cursor.u64("the number of metadata entries")?, MAX_ENTRIES)?;
         let mut metadata = BTreeMap::new();
         for number in 0..entries {
             let (key, value) = cursor.entry().map_err(|why| format!("metadata entry {number}: {why}"))?;

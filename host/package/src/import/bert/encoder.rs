@@ -1,24 +1,18 @@
-//! The model as it will run: the exact operations on what has been quantised so far.
+//! The encoder as it will run: the exact operations on what has been quantised so far.
 
 use super::{
     ImportError,
     config::{Config, Pooling},
+    exact::{ExactLinear, refused},
     float::{self, Norm},
     matrix::Matrix,
     rounding::Rounded,
     tokens::Batch,
 };
-use crate::model::{ImportedPart, PartType};
 use ostrakon_exact::{
-    Activation, Embedding, Layer, LayerNorm, Lengths, Linear, Part,
-    simd::{CpuProduct, Executor, Level},
+    Activation, Embedding, LayerNorm, Lengths,
+    simd::{Executor, Level},
 };
-
-/// A linear layer, ready to run.
-pub(super) struct ExactLinear {
-    pub(super) layer: Linear,
-    product: CpuProduct,
-}
 
 /// An encoder block, ready to run.
 pub(super) struct ExactBlock {
@@ -58,10 +52,6 @@ pub(super) struct Run {
     pooling: Pooling,
 }
 
-fn refused(error: impl std::fmt::Display) -> ImportError {
-    ImportError::Exact(error.to_string())
-}
-
 impl Run {
     pub(super) fn new(threads: usize, config: &Config) -> Result<Self, ImportError> {
         let executor = Executor::new(Level::detect(), threads).map_err(refused)?;
@@ -70,23 +60,11 @@ impl Run {
 
     /// A linear layer from its codes.
     pub(super) fn prepare(&self, weight: Rounded, bias: &[f32], prescale: &[f32]) -> Result<ExactLinear, ImportError> {
-        let (outputs, inputs) = (bias.len(), prescale.len());
-        let parts = vec![
-            part(ImportedPart::codes("weight", vec![outputs, inputs], &weight.codes)),
-            part(ImportedPart::floats("scale", vec![outputs], &weight.scale)),
-            part(ImportedPart::floats("bias", vec![outputs], bias)),
-            part(ImportedPart::floats("prescale", vec![inputs], prescale)),
-        ];
-        match Layer::from_parts("linear", Activation::U8.name(), parts).map_err(refused)? {
-            Layer::Linear(layer) => Ok(ExactLinear { product: CpuProduct::new(&layer, &self.executor), layer }),
-            _ => Err(refused("not a linear layer")),
-        }
+        ExactLinear::new(&self.executor, weight, Some(bias), prescale, Activation::U8)
     }
 
     pub(super) fn linear(&self, linear: &ExactLinear, x: &Matrix<f32>) -> Result<Matrix<f32>, ImportError> {
-        let mut out = Matrix::zeros(x.rows, linear.layer.outputs);
-        self.executor.linear(&linear.layer, &linear.product, &x.data, x.rows, &mut out.data).map_err(refused)?;
-        Ok(out)
+        linear.run(&self.executor, x)
     }
 
     pub(super) fn norm(
@@ -139,25 +117,7 @@ impl Run {
     }
 }
 
-/// An embedding table from its codes.
-pub(super) fn embedding(table: Rounded, width: usize) -> Result<Embedding, ImportError> {
-    let rows = table.scale.len();
-    let parts = vec![
-        part(ImportedPart::codes("weight", vec![rows, width], &table.codes)),
-        part(ImportedPart::floats("scale", vec![rows], &table.scale)),
-    ];
-    match Layer::from_parts("embedding", "", parts).map_err(refused)? {
-        Layer::Embedding(layer) => Ok(layer),
-        _ => Err(refused("not an embedding")),
-    }
-}
-
 /// A norm as published.
 pub(super) fn layer_norm(norm: &Norm) -> LayerNorm {
     LayerNorm { gain: norm.gain.clone(), bias: norm.bias.clone(), epsilon: norm.epsilon }
-}
-
-fn part(part: ImportedPart) -> Part {
-    debug_assert!(PartType::of_part(&part.name) == Some(part.dtype));
-    Part { name: part.name, dimensions: part.dims, data: Box::new(part.bytes) }
 }

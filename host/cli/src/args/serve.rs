@@ -1,6 +1,6 @@
-//! The command line of `ostrakon serve`.
+//! Options of the command that answers programs.
 
-use crate::args::{LogFormat, TrustArgs};
+use super::{BackendArg, LogFormat, PluginsArg, TrustArgs};
 use clap::{Args, ValueHint};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,10 +57,17 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
+    /// What does the arithmetic; all give the same bytes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) backend: BackendArg,
+
     /// How log lines are written to standard error; which ones, OSTRAKON_LOG or RUST_LOG say
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log: LogFormat,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
 }
