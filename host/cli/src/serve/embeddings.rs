@@ -15,7 +15,6 @@ use utoipa::ToSchema;
 
 /// Texts to make vectors of.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(additional_properties = false)]
 pub(super) struct EmbeddingRequest {
     /// The model's name.
     pub(super) model: String,
@@ -36,9 +35,9 @@ pub(super) struct EmbeddingRequest {
 #[serde(untagged, expecting = "a text, or a list of texts (tokens are not taken: other models have others)")]
 enum Input {
     /// One.
-    One(#[schema(min_length = 1)] String),
+    One(String),
     /// Many.
-    Many(#[schema(min_items = 1, max_items = 2048)] Vec<String>),
+    Many(Vec<String>),
 }
 
 /// How a vector is written.

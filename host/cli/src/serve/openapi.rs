@@ -41,9 +41,23 @@ pub(super) async fn document(State(server): State<Arc<Server>>) -> Response {
     json(&server.description)
 }
 
+/// Requests and parts of them: fields that are not in their descriptions are refused.
+const CLOSED: [&str; 5] = ["ChatRequest", "ChatMessage", "StreamOptions", "CompletionRequest", "EmbeddingRequest"];
+
+/// The document, whatever the models.
+fn description() -> Value {
+    let mut document = serde_json::to_value(Description::openapi()).unwrap_or_default();
+    for name in CLOSED {
+        if let Some(Value::Object(schema)) = document.pointer_mut(&format!("/components/schemas/{name}")) {
+            schema.insert("additionalProperties".into(), false.into());
+        }
+    }
+    document
+}
+
 /// The document for these models: which names they have is part of it.
 pub(super) fn describe(models: &Models) -> Value {
-    let mut document = serde_json::to_value(Description::openapi()).unwrap_or_default();
+    let mut document = description();
     let names = |wanted: fn(&Work) -> bool| -> Value {
         models.all().iter().filter(|served| wanted(&served.work)).map(|served| served.name.as_str()).collect()
     };
@@ -68,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = serde_json::to_value(Description::openapi()).unwrap();
+        let document = description();
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
         let mut open = vec![&document];
         let mut references = 0;
@@ -87,8 +101,10 @@ mod tests {
             }
         }
         assert!(references > 10);
+        for name in CLOSED {
+            assert_eq!(document["components"]["schemas"][name]["additionalProperties"], false, "{name}");
+        }
         let request = &document["components"]["schemas"]["ChatRequest"];
-        assert_eq!(request["additionalProperties"], false);
         assert_eq!(request["required"], serde_json::json!(["model", "messages"]));
         assert!(request["properties"].get("tools").is_none());
         for path in router::PATHS {

@@ -15,7 +15,7 @@ pub(super) enum Stop {
     /// One.
     One(String),
     /// Any of these.
-    Many(#[schema(max_items = 4)] Vec<String>),
+    Many(Vec<String>),
 }
 
 /// What is sent of a stream.

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 /// A conversation to go on with.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(additional_properties = false)]
 pub(crate) struct ChatRequest {
     /// The model's name.
     pub(crate) model: String,
@@ -107,7 +106,6 @@ pub(crate) struct ChatRequest {
 
 /// What somebody said.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(additional_properties = false)]
 struct ChatMessage {
     role: Role,
     /// The text.

@@ -17,7 +17,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::future::try_join_all;
 use ostrakon_node::generate::{Generator, Pieces};
-use request::{Prompt, PromptText};
+use request::Prompt;
 use std::sync::Arc;
 
 /// What an answer is made with.

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 /// Texts to go on with.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(additional_properties = false)]
 pub(crate) struct CompletionRequest {
     /// The model's name.
     pub(crate) model: String,
@@ -72,11 +71,11 @@ enum Prompts {
     /// A text.
     Text(String),
     /// Tokens of one text.
-    Tokens(#[schema(min_items = 1)] Vec<u32>),
+    Tokens(Vec<u32>),
     /// Texts.
-    Texts(#[schema(min_items = 1, max_items = 128)] Vec<String>),
+    Texts(Vec<String>),
     /// Tokens of many texts.
-    Lists(#[schema(min_items = 1, max_items = 128)] Vec<Vec<u32>>),
+    Lists(Vec<Vec<u32>>),
 }
 
 /// A prompt as it came.
