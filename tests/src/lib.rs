@@ -11,4 +11,5 @@ pub mod serving;
 pub mod statistics;
 pub mod swarm;
 pub mod tiny;
+pub mod tiny_writer;
 pub mod trial;
