@@ -13,7 +13,7 @@ REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(C
 SENTENCES := examples/sentences.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain openvino build run test chaos bench plugins fmt lint clean
+.PHONY: help setup toolchain openvino build run test chaos clients bench plugins fmt lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ test-data: plugins openvino
 	@for model in magika ppocr-direction ppocr-recogniser; do \
 		"$(OSTRAKON)" pack $$model --out build/packages/$$model || exit 1; done
 	@test -f build/data/lee.cor || tests/fetch-data.sh build/data
+
+clients: export OSTRAKON_HOME = $(CURDIR)/build/home
+clients: test-data ## run clients that others wrote against `ostrakon serve`
+	tests/clients/clients.sh "$(OSTRAKON)" build/packages/smollm2-1 build/packages/minilm-1
 
 bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today

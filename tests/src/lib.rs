@@ -12,4 +12,5 @@ pub mod statistics;
 pub mod swarm;
 pub mod tiny;
 pub mod tiny_llama;
+pub mod tiny_writer;
 pub mod trial;

@@ -1,10 +1,13 @@
 //! The command line: every command and option, with the help people read.
 
 mod generate;
+mod serve;
 
 pub(crate) use generate::ChatArgs;
+pub(crate) use serve::ServeArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use ostrakon_node::{Arithmetic, Native};
 use std::path::PathBuf;
 
 /// Run sharded models in sandboxed components, byte for byte the same on every machine.
@@ -34,6 +37,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Talk with a model
     Chat(ChatArgs),
+    /// Answer programs over HTTP, as OpenAI's API does
+    Serve(ServeArgs),
     /// Run a node of a swarm
     Node(NodeArgs),
     /// Show the nodes of a swarm and the latest receipts
@@ -496,6 +501,17 @@ pub(crate) enum BackendArg {
     Reference,
 }
 
+impl From<BackendArg> for Arithmetic {
+    fn from(backend: BackendArg) -> Self {
+        match backend {
+            BackendArg::Auto => Self::Native(Native::Auto),
+            BackendArg::Cpu => Self::Native(Native::Cpu),
+            BackendArg::Openvino => Self::Native(Native::OpenVino),
+            BackendArg::Reference => Self::Reference,
+        }
+    }
+}
+
 /// `--engine`.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(crate) enum EngineArg {
@@ -525,6 +541,7 @@ mod tests {
             "ostrakon pack minilm --out x --shards 3 --json",
             "ostrakon inspect minilm --json",
             "ostrakon trust list --json",
+            "ostrakon serve minilm smollm2 --listen 127.0.0.1:0 --cors * --context 100 --no-reuse --json",
             "ostrakon trace a.receipt --block blocks.0 --batch 1 --out a.trace --json",
             "ostrakon dispute a.receipt b.receipt --trace-a a.trace --trace-b b.trace --out d --json",
         ] {

@@ -9,6 +9,8 @@ mod input;
 mod problem;
 mod progress;
 mod runtime;
+mod serve;
+mod signals;
 mod style;
 mod table;
 mod telemetry;

@@ -1,11 +1,11 @@
 //! `ostrakon chat`.
 
 use super::{home, plain, policy, write_json};
-use crate::args::{BackendArg, ChatArgs};
+use crate::args::ChatArgs;
 use crate::problem::Problem;
 use crate::style::Style;
 use ostrakon_node::generate::{Done, End, GenerateRequest, Generator, Limits, Message, Piece, Sampling};
-use ostrakon_node::{Arithmetic, Native, NodeError, RunOptions, store};
+use ostrakon_node::{NodeError, RunOptions, store};
 use serde::Serialize;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -197,12 +197,7 @@ fn answer(
 
 fn options(args: &ChatArgs) -> RunOptions {
     RunOptions {
-        arithmetic: match args.backend {
-            BackendArg::Auto => Arithmetic::Native(Native::Auto),
-            BackendArg::Cpu => Arithmetic::Native(Native::Cpu),
-            BackendArg::Openvino => Arithmetic::Native(Native::OpenVino),
-            BackendArg::Reference => Arithmetic::Reference,
-        },
+        arithmetic: args.backend.into(),
         threads: args.threads.map(usize::from),
         plugins: args.plugins.plugins.clone(),
         ..RunOptions::default()

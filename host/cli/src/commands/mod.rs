@@ -44,6 +44,7 @@ pub(crate) fn run(cli: Cli, start: Instant) -> Result<ExitCode, Problem> {
         Command::Fetch(args) => fetch::run(&args, json),
         Command::Audit(args) => return audit::run(args, json),
         Command::Node(args) => return node::run(&args, json),
+        Command::Serve(args) => return crate::serve::run(&args, json),
         Command::Dispute(args) => return dispute::run(&args, json),
         Command::Trace(args) => trace::run(&args, json),
         Command::Transcript(args) => transcript::run(&args, json),
@@ -63,12 +64,12 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Problem> {
     Ok(io::stdout().lock().write_all(&text)?)
 }
 
-fn home() -> Result<Home, Problem> {
+pub(crate) fn home() -> Result<Home, Problem> {
     Home::from_env().map_err(|error| NodeError::from(error).into())
 }
 
 /// Whose packages may run.
-fn policy(home: &Home, args: &TrustArgs) -> Result<TrustPolicy, Problem> {
+pub(crate) fn policy(home: &Home, args: &TrustArgs) -> Result<TrustPolicy, Problem> {
     let mut policy = TrustPolicy::load(home).map_err(NodeError::from)?;
     policy.allow_unsigned = args.allow_unsigned;
     policy.allow_unknown = args.allow_unknown_signer;
@@ -93,7 +94,7 @@ fn expect_other_file(out: &Path, read: &[&Path]) -> Result<(), Problem> {
 }
 
 /// One JSON document, on one line.
-fn write_json(value: &impl Serialize) -> Result<(), Problem> {
+pub(crate) fn write_json(value: &impl Serialize) -> Result<(), Problem> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
     writeln!(out)?;

@@ -7,6 +7,7 @@ use super::{home, write_json};
 use crate::args::NodeArgs;
 use crate::problem::Problem;
 use crate::runtime::runtime;
+use crate::signals::Signals;
 use crate::style::Style;
 use crate::telemetry;
 use ostrakon_node::swarm::node::Node;
@@ -14,7 +15,6 @@ use ostrakon_node::swarm::settings::Settings;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What is printed when the node is ready.
 #[derive(Serialize)]
@@ -52,12 +52,8 @@ pub(crate) fn run(args: &NodeArgs, json: bool) -> Result<ExitCode, Problem> {
             () = signals.stop() => return Ok(ExitCode::SUCCESS),
         };
         say_ready(&node, json)?;
-        loop {
-            tokio::select! {
-                _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
-                _ = signals.hangup.recv() => reload(&node, args).await,
-            }
+        while !signals.next().await {
+            reload(&node, args).await;
         }
         let end = tokio::select! {
             done = node.drain(node.drain_time()) => if done { End::Drained } else { End::Cut },
@@ -110,31 +106,6 @@ async fn reload(node: &Node, args: &NodeArgs) {
         Err(error) => {
             let causes = error.causes().join(": ");
             tracing::error!(%error, causes, "the new settings are not taken; the old ones stay");
-        }
-    }
-}
-
-/// The signals that a node listens to.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Problem> {
-        let listen = |kind| signal(kind).map_err(|e| Problem::failed(format!("cannot listen to signals: {e}")));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

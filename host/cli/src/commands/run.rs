@@ -2,16 +2,13 @@
 
 use super::answer::{Document, ms};
 use super::{grouped, home, policy, run_private, run_swarm, run_tensors, write_json};
-use crate::args::{BackendArg, EngineArg, RunArgs};
+use crate::args::{EngineArg, RunArgs};
 use crate::input::{self, Input};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::style::Style;
 use crate::table;
-use ostrakon_node::{
-    Answer, Arithmetic, Compiler, Model, Native, RunOptions, Tier, float, load_or_create_key, receipt, simd_level,
-    store,
-};
+use ostrakon_node::{Answer, Compiler, Model, RunOptions, Tier, float, load_or_create_key, receipt, simd_level, store};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -74,12 +71,7 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
 pub(super) fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
     let simd = args.simd.as_deref().map(simd_level).transpose()?;
     Ok(RunOptions {
-        arithmetic: match args.backend {
-            BackendArg::Auto => Arithmetic::Native(Native::Auto),
-            BackendArg::Cpu => Arithmetic::Native(Native::Cpu),
-            BackendArg::Openvino => Arithmetic::Native(Native::OpenVino),
-            BackendArg::Reference => Arithmetic::Reference,
-        },
+        arithmetic: args.backend.into(),
         compiler: match args.engine {
             EngineArg::Cranelift => Compiler::Cranelift,
             EngineArg::Pulley => Compiler::Pulley,

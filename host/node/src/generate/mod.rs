@@ -109,9 +109,16 @@ impl Generator {
         policy: &TrustPolicy,
         home: &Home,
         options: &RunOptions,
-        mut limits: Limits,
+        limits: Limits,
     ) -> Result<Self, NodeError> {
-        let model = Model::load(directory, policy, home, options)?;
+        Self::of(Model::load(directory, policy, home, options)?, limits)
+    }
+
+    /// Make a loaded package ready.
+    ///
+    /// # Errors
+    /// It generates no text; its template is none.
+    pub fn of(model: Model, mut limits: Limits) -> Result<Self, NodeError> {
         let manifest = model.manifest().clone();
         let name = &manifest.name;
         let Some(generation) = manifest.generation.clone() else {

@@ -1,0 +1,9 @@
+//! `ostrakon serve` as a process, asked over sockets.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod answers;
+mod bounds;
+mod embeddings;
+mod refusals;
+mod server;
