@@ -235,7 +235,10 @@ fn a_component_must_attend_as_often_in_every_call() {
         let (mut instance, session) = open(&admit(shared_runtime(), &fickle(first, then)), limits());
         let (_, pasts) = instance.forward_on(session, qkv(2), &whole(&[2]), fresh(1)).unwrap();
         let result = instance.forward_on(session, part(2, 1), &stretches(&[(1, 2)]), pasts);
-        assert!(matches!(&result, Err(CallError::Trap(Trap::Refused(text))) if text.contains("attended")), "{result:?}");
+        assert!(
+            matches!(&result, Err(CallError::Trap(Trap::Refused(text))) if text.contains("attended")),
+            "{result:?}"
+        );
         assert!(instance.is_spent());
     }
     // More often: there is nothing before for the new one, so it is refused, and then it has attended as often.
@@ -253,7 +256,8 @@ fn a_component_must_attend_as_often_in_every_call() {
 #[test]
 fn what_ends_midway_leaves_nothing_behind() {
     // The failure `operation("enough")` after attending, in the first call.
-    let failure = r#"(i32.store (i32.const 72) (i32.const 300)) (i32.store (i32.const 76) (i32.const 6)) (return (call $no))"#;
+    let failure =
+        r#"(i32.store (i32.const 72) (i32.const 300)) (i32.store (i32.const 76) (i32.const 6)) (return (call $no))"#;
     for (end, spent) in [(failure, false), ("unreachable", true)] {
         let wat = block(&format!(
             r#"(drop (call $attended (local.get 1) (local.get 2)))

@@ -16,7 +16,8 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
 });
 
 fn floats(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
-    let value = |i: u64| match (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40 {
+    let value = |i: u64| match (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
+    {
         n if n % 97 == 0 => f32::NAN,
         n if n % 89 == 0 => f32::INFINITY,
         n => (n % 4001) as f32 / 1000.0 - 2.0,
@@ -95,11 +96,14 @@ fn refused<T: std::fmt::Debug>(result: Result<T, NnError>, naming: &str) {
 #[test]
 fn what_does_not_fit_is_refused() {
     let meter = Meter::unlimited();
-    let attend = |qkv: &Tensor, lengths: &Tensor, heads, kv| HOST.causal_attention(&meter, None, qkv, lengths, heads, kv);
+    let attend =
+        |qkv: &Tensor, lengths: &Tensor, heads, kv| HOST.causal_attention(&meter, None, qkv, lengths, heads, kv);
     let qkv = matrix(24, &floats(3, 24, 1));
     let i32s = |values: &[i32]| Tensor::from_i32(vec![values.len() as u32], values.to_vec()).unwrap();
     assert_eq!(attend(&qkv, &i32s(&[3]), 4, 2).unwrap().dims(), [3, 12]);
-    for (heads, kv) in [(0, 0), (0, 2), (2, 0), (3, 2), (2, 4), (8, 8), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX)] {
+    for (heads, kv) in
+        [(0, 0), (0, 2), (2, 0), (3, 2), (2, 4), (8, 8), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX)]
+    {
         if (heads, kv) != (8, 8) {
             refused(attend(&qkv, &i32s(&[3]), heads, kv), "cannot share 24 columns");
         }
