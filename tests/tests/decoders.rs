@@ -277,9 +277,11 @@ fn fuel_depends_on_lengths_alone() {
     let n = &mut Random(9);
     let (start, one, other) = (tokens(n, 30), tokens(n, 1), tokens(n, 1));
     let mut fuels = Vec::new();
-    for (compiler, level, seed) in
-        [(Compiler::Cranelift, Level::detect(), 1), (Compiler::Pulley, Level::Scalar, 1), (Compiler::Pulley, Level::Scalar, 2)]
-    {
+    for (compiler, level, seed) in [
+        (Compiler::Cranelift, Level::detect(), 1),
+        (Compiler::Pulley, Level::Scalar, 1),
+        (Compiler::Pulley, Level::Scalar, 2),
+    ] {
         let model = Model::new(&native(compiler), seed, level, 1);
         let (block, lengths) = (&blocks()[1], Tensor::from_i32(vec![1, 2], vec![1, 30]).unwrap());
         for token in [&one, &other] {
