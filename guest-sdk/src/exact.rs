@@ -68,6 +68,14 @@ pub fn first_pool<'a>(x: impl Into<Operand<'a>>, lengths: &Lengths<'_>) -> Resul
     outcome("first-pool", host::first_pool(x.into().handle(), lengths.handle()))
 }
 
+/// The last rows of each sequence: those whose output is wanted.
+///
+/// # Errors
+/// The host's refusal.
+pub fn last_rows<'a>(x: impl Into<Operand<'a>>, lengths: &Lengths<'_>) -> Result<Tensor, Failure> {
+    outcome("last-rows", host::last_rows(x.into().handle(), lengths.handle()))
+}
+
 /// Each row divided by its Euclidean length.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use crate::{Element, Failure, Tensor};
 const MAX_ROWS: i32 = 1 << 20;
 
 /// How many rows each sequence of the batch has: each at least 1, together the rows of the input. Perhaps also how many
-/// rows of the sequence earlier calls were given.
+/// rows of the sequence earlier calls were given, and of how many of its last rows the output is wanted.
 pub struct Lengths<'a> {
     tensor: &'a nn::Tensor,
     sequences: Vec<Sequence>,
@@ -24,29 +24,35 @@ impl<'a> Lengths<'a> {
     /// Check the two tensors of a call to `forward` against each other.
     ///
     /// # Errors
-    /// [`Failure::BadInput`]: lengths that are not I32 of the shape [B] or [B, 2], a length below 1, rows before that
-    /// are none or too many, an input without dimensions, lengths that do not add up to the rows of the input.
+    /// [`Failure::BadInput`]: lengths that are not I32 of the shape [B], [B, 2] or [B, 3], a length below 1, rows before
+    /// or rows wanted that are none or too many, an input without dimensions, lengths that do not add up to the rows of
+    /// the input.
     pub(crate) fn check(lengths: &'a nn::Tensor, input: &Tensor) -> Result<Self, Failure> {
         let bad = |why: String| Err(Failure::BadInput(why));
         let (dimensions, element) = (lengths.dimensions(), lengths.ty());
-        if !matches!(dimensions.as_slice(), [_] | [_, 2]) || element != Element::I32 {
-            return bad(format!(
-                "the lengths are {} {dimensions:?}: needs I32 of the shape [sequences] or [sequences, 2]",
-                name(element)
-            ));
-        }
+        let each = match (dimensions.as_slice(), element) {
+            ([_], Element::I32) => 1,
+            ([_, 2], Element::I32) => 2,
+            ([_, 3], Element::I32) => 3,
+            _ => {
+                return bad(format!(
+                    "the lengths are {} {dimensions:?}: needs I32 of the shape [sequences], or [sequences, 2 or 3]",
+                    name(element)
+                ));
+            }
+        };
         let Some(&rows) = input.dimensions().first() else {
             return bad(String::from("the input has no dimensions: the first counts its rows"));
         };
         let values = read_i32(lengths)?;
-        let each = if dimensions.len() == 1 { 1 } else { 2 };
         let mut sequences = Vec::with_capacity(values.len() / each);
         let mut sum = 0u64;
         for (i, sequence) in values.chunks_exact(each).enumerate() {
-            let (length, before) = match *sequence {
-                [length, before] => (length, before),
-                [length] => (length, 0),
-                _ => (0, 0),
+            let (length, before, wanted) = match *sequence {
+                [length, before, wanted] => (length, before, wanted),
+                [length, before] => (length, before, length),
+                [length] => (length, 0, length),
+                _ => (0, 0, 0),
             };
             match u64::try_from(length) {
                 Ok(length) if length > 0 => sum = sum.saturating_add(length),
@@ -55,6 +61,11 @@ impl<'a> Lengths<'a> {
             if before < 0 || before.checked_add(length).is_none_or(|end| before > 0 && end > MAX_ROWS) {
                 return bad(format!(
                     "sequence {i} has {length} rows and {before} before them: not below 0 and at most {MAX_ROWS} in all"
+                ));
+            }
+            if !(0..=length).contains(&wanted) {
+                return bad(format!(
+                    "the last {wanted} of {length} rows of sequence {i} are wanted: none to all can be"
                 ));
             }
             sequences.push(Sequence { rows: length, before });

@@ -98,8 +98,7 @@ pub fn model() -> ImportedModel {
             n.linear("feed-forward.gate-up", 2 * WIDE, WIDTH, "u16"),
             n.linear("feed-forward.down", WIDTH, WIDE, "u8"),
         ];
-        let settings =
-            [("kind", "decoder".into()), ("heads", heads.to_string()), ("kv-heads", kv_heads.to_string())];
+        let settings = [("kind", "decoder".into()), ("heads", heads.to_string()), ("kv-heads", kv_heads.to_string())];
         blocks.push(block(&format!("blocks.{i}"), &settings, layers));
     }
     let head = vec![norm(n, "norm"), n.linear("head", vocabulary, WIDTH, "u16")];

@@ -103,7 +103,7 @@ fn an_old_answer_for_a_new_request() {
     let old = scene.run(&TEXTS, None);
     for new in [["w9 w2 w3", "w4 w5 w6", "w7 w8"], ["w1 w2", "w3 w4 w5 w6", "w7 w8"], ["w4 w5 w6", "w1 w2 w3", "w7 w8"]]
     {
-        let asked = Request { package: old.package, texts: new.map(str::to_owned).to_vec() };
+        let asked = Request::of_texts(old.package, new.map(str::to_owned).to_vec());
         let mut run = old.clone();
         run.request = asked.digest();
         run.asked = Some(asked);

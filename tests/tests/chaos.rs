@@ -123,7 +123,7 @@ fn jobs_survive_chaos() {
         .map(|at| {
             let texts = random.texts(1 + at % 5);
             let answer = expect(model.run(&texts, Some(2), &ostrakon_node::progress::unwatched));
-            (Request { package: model.digest(), texts }, answer.digest)
+            (Request::of_texts(model.digest(), texts), answer.digest)
         })
         .collect();
     let binary = ostrakon_tests::packed::binary();

@@ -24,7 +24,7 @@ async fn client(swarm: &Swarm, seed: u8) -> SwarmClient {
 
 fn asked(swarm: &Swarm, texts: &[String], verify: Verify) -> SwarmRequest {
     SwarmRequest {
-        request: Request { package: swarm.known.digest(), texts: texts.to_vec() },
+        request: Request::of_texts(swarm.known.digest(), texts.to_vec()),
         verify,
         batch: 2,
         package: Some(Arc::clone(&swarm.known)),
@@ -85,7 +85,7 @@ fn what_cannot_be_done_is_said_soon() {
         let swarm = Swarm::start(&[Manner::Honest]).await;
         let client = client(&swarm, 50).await;
         let texts = Random(13).texts(1);
-        let foreign = Request { package: Digest::from_bytes([9; 32]), texts: texts.clone() };
+        let foreign = Request::of_texts(Digest::from_bytes([9; 32]), texts.clone());
         let unknown = SwarmRequest { request: foreign, package: None, ..asked(&swarm, &texts, Verify::None) };
         let few = asked(&swarm, &texts, QUORUM);
         let hasty = SwarmRequest { within: Duration::from_secs(2), ..few.clone() };

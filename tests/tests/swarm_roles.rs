@@ -28,7 +28,7 @@ fn prepared(reply: Reply) -> Digest {
 }
 
 fn some_request(serving: &Serving) -> Request {
-    Request { package: serving.packages()[0].digest, texts: vec!["w1 w2".into()] }
+    Request::of_texts(serving.packages()[0].digest, vec!["w1 w2".into()])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ impl ManyLegs {
                 .collect();
         }
         receipt.swarm = Some(Swarm { job: digest(1), plans: vec![digest(2)], witnesses: vec![] });
-        let mut many = Self { request: Request { package: receipt.package, texts }, receipt, nodes, issuer: key(10) };
+        let mut many = Self { request: Request::of_texts(receipt.package, texts), receipt, nodes, issuer: key(10) };
         many.receipt.swarm.as_mut().unwrap().witnesses =
             (0..3).map(|leg| many.witness(0, leg, &key(14 + leg as u8))).collect();
         many
@@ -343,10 +343,7 @@ async fn what_cannot_be_audited_is_refused() {
     let without_role = start(&tiny, 3, no_role, vec![whole(&package)]).await;
     let without_request = SignedReceipt { request: None, ..signed.clone() };
     let long = "w1 ".repeat(500_000);
-    let long = SignedReceipt {
-        request: Some(Request { package: honest.receipt.package, texts: vec![long] }),
-        ..signed.clone()
-    };
+    let long = SignedReceipt { request: Some(Request::of_texts(honest.receipt.package, vec![long])), ..signed.clone() };
     let bytes = encode(&signed);
     for (node, receipt, per_mille, why, words) in [
         (&elsewhere, bytes.clone(), 1000, Refusal::NotHere, "no package in the store"),

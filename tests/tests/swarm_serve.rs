@@ -175,7 +175,7 @@ impl Local {
         let texts = Random(7).texts(texts);
         let run = model.run_with_receipt(&texts, Some(TEXTS), &progress::unwatched, &key(0)).unwrap();
         let rows = run.0.outputs.into_iter().map(|output| output.values).collect();
-        Self { tiny, package, request: Request { package: model.digest(), texts }, signed: run.1, rows }
+        Self { tiny, package, request: Request::of_texts(model.digest(), texts), signed: run.1, rows }
     }
 
     fn batch(&self, at: usize) -> (Tensor, Vec<u32>) {

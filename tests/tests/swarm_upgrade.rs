@@ -145,7 +145,7 @@ fn ask(
                 break;
             }
             let package = digests[usize::from(at >= JOBS / 2)];
-            let request = Request { package, texts: texts.to_vec() };
+            let request = Request::of_texts(package, texts.to_vec());
             let verify = Verify::Quorum { needed: 2, nodes: 3 };
             let asked = SwarmRequest { request, verify, batch: 2, package: None, within: Duration::from_secs(60) };
             answers.push(client.run(&asked).await.unwrap_or_else(|error| panic!("job {at}: {error}")));

@@ -204,7 +204,7 @@ fn expected(function: &str) -> Option<&'static str> {
         "[method]graph-execution-context.compute" => COMPUTE,
         "alias" => "(borrow) -> (own)",
         "gelu" | "swiglu" | "l2-normalise" => ONE,
-        "add" | "mean-pool" | "first-pool" | "subtract" | "dot" => TWO,
+        "add" | "mean-pool" | "first-pool" | "last-rows" | "subtract" | "dot" => TWO,
         "expand" => EXPAND,
         "mask" => MASK,
         "split" | "combine" => SPLIT,

@@ -48,6 +48,24 @@ impl Lengths {
         self.0.len()
     }
 
+    /// How many rows are wanted in all, of each sequence so many of its last.
+    ///
+    /// # Errors
+    /// `wanted` that is not one number for each sequence, at most its rows.
+    pub(crate) fn wanted(&self, wanted: &[usize]) -> Result<usize, ShapeError> {
+        if wanted.len() != self.0.len() {
+            return Err(ShapeError(format!(
+                "rows are wanted of {} sequences, there are {}",
+                wanted.len(),
+                self.0.len()
+            )));
+        }
+        match self.0.iter().zip(wanted).find(|(rows, wanted)| wanted > rows) {
+            None => Ok(wanted.iter().sum()),
+            Some((rows, wanted)) => Err(ShapeError(format!("{wanted} rows are wanted of a sequence of {rows}"))),
+        }
+    }
+
     /// The length of each sequence, in order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().copied()

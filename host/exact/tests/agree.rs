@@ -279,6 +279,12 @@ proptest! {
             |out| reference::first_pool(&x, &lengths, width, out).unwrap(),
             |e, out| e.first_pool(&x, &lengths, width, out).unwrap(),
         )?;
+        let wanted: Vec<usize> = lengths.iter().map(|length| random.below(length + 1)).collect();
+        agree(
+            wanted.iter().sum::<usize>() * width,
+            |out| reference::last_rows(&x, &lengths, &wanted, width, out).unwrap(),
+            |e, out| e.last_rows(&x, &lengths, &wanted, width, out).unwrap(),
+        )?;
     }
 
     #[test]
@@ -432,6 +438,11 @@ fn shapes_that_do_not_fit_are_refused() {
         assert!(reference::l2_normalise(&wide, 1, wide.len(), &mut wide.clone()).is_err());
         assert!(executor.mean_pool(&[0.0; 6], &lengths, 2, &mut [0.0; 2]).is_err());
         assert!(executor.first_pool(&[0.0; 4], &lengths, 2, &mut [0.0; 3]).is_err());
+        for (wanted, rows) in [(vec![1], 2), (vec![3], 3), (vec![1, 1], 2), (vec![], 0), (vec![usize::MAX], 1)] {
+            let out = &mut vec![0.0; 2 * rows];
+            assert!(executor.last_rows(&[0.0; 4], &lengths, &wanted, 2, out).is_err(), "{wanted:?}");
+            assert!(reference::last_rows(&[0.0; 4], &lengths, &wanted, 2, out).is_err(), "{wanted:?}");
+        }
         assert!(executor.attention(&[0.0; 12], &lengths, 2, 0, &mut [0.0; 4]).is_err());
         assert!(executor.attention(&[0.0; 12], &lengths, 3, 2, &mut [0.0; 4]).is_err());
         assert!(executor.attention(&[0.0; 11], &lengths, 2, 1, &mut [0.0; 4]).is_err());

@@ -50,6 +50,8 @@ pub enum OperationKind {
     MeanPool,
     /// `x`, `lengths`.
     FirstPool,
+    /// `x`, `lengths`.
+    LastRows,
     /// `x`.
     L2Normalise,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for OperationKind {
             Self::Swiglu => f.write_str("swiglu"),
             Self::MeanPool => f.write_str("mean-pool"),
             Self::FirstPool => f.write_str("first-pool"),
+            Self::LastRows => f.write_str("last-rows"),
             Self::L2Normalise => f.write_str("l2-normalise"),
         }
     }
@@ -75,9 +78,17 @@ impl FromStr for OperationKind {
 
     fn from_str(text: &str) -> Result<Self, NnError> {
         let kind = match text.split_once(' ') {
-            None => [Self::Add, Self::Gelu, Self::Swiglu, Self::MeanPool, Self::FirstPool, Self::L2Normalise]
-                .into_iter()
-                .find(|kind| kind.to_string() == text),
+            None => [
+                Self::Add,
+                Self::Gelu,
+                Self::Swiglu,
+                Self::MeanPool,
+                Self::FirstPool,
+                Self::LastRows,
+                Self::L2Normalise,
+            ]
+            .into_iter()
+            .find(|kind| kind.to_string() == text),
             Some(("layer", name)) => {
                 check_name(name)?;
                 Some(Self::Layer(name.to_owned()))
@@ -146,6 +157,10 @@ impl Host {
                 let [x, lengths] = exactly(kind, inputs, ["x", "lengths"])?;
                 self.first_pool(meter, &x, &lengths)
             }
+            OperationKind::LastRows => {
+                let [x, lengths] = exactly(kind, inputs, ["x", "lengths"])?;
+                self.last_rows(meter, &x, &lengths)
+            }
             OperationKind::L2Normalise => {
                 let [x] = exactly(kind, inputs, ["x"])?;
                 self.l2_normalise(meter, &x)
@@ -185,6 +200,7 @@ mod tests {
             "gelu",
             "mean-pool",
             "first-pool",
+            "last-rows",
             "l2-normalise",
         ] {
             let kind: OperationKind = text.parse().unwrap();

@@ -5,6 +5,7 @@
 //! The doc comments of `ostrakon_exact::reference` and of the WIT define what is computed.
 
 use crate::graph::Operation;
+use crate::past::{rows_of, stretches};
 use crate::tensor::Output;
 use crate::{Graph, Host, Meter, NnError, OperationKind, Tensor, TensorType};
 use ostrakon_exact::layer::MAX_WIDTH;
@@ -270,6 +271,21 @@ impl Host {
         let mut y = Output::new(meter, vec![columns(sequences.sequences())?, matrix.width])?;
         self.executor.first_pool(matrix.values, &sequences, matrix.width as usize, y.values())?;
         Ok(self.done(|| OperationKind::FirstPool, &[("x", x), ("lengths", lengths)], y.finish()))
+    }
+
+    /// The last rows of each sequence, as many as its `lengths` want.
+    ///
+    /// # Errors
+    /// `x` that is not FP32 [T, width], `lengths` that are not I32 [B], [B, 2] or [B, 3], each at least 1, with the sum
+    /// T, more rows wanted than there are; the caller's quota.
+    pub fn last_rows(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
+        let matrix = Matrix::new("x", x)?;
+        let stretches = stretches(lengths)?;
+        let sequences = rows_of(&stretches, &matrix)?;
+        let wanted: Vec<usize> = stretches.iter().map(|stretch| stretch.wanted).collect();
+        let mut y = Output::new(meter, vec![columns(wanted.iter().sum())?, matrix.width])?;
+        self.executor.last_rows(matrix.values, &sequences, &wanted, matrix.width as usize, y.values())?;
+        Ok(self.done(|| OperationKind::LastRows, &[("x", x), ("lengths", lengths)], y.finish()))
     }
 
     /// Each row divided by its Euclidean length.

@@ -66,9 +66,11 @@ pub struct BoundPast {
 
 /// The rows of a sequence in one call, and before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
+pub(crate) struct Stretch {
     rows: usize,
     before: usize,
+    /// Of how many of its last rows the output is wanted.
+    pub(crate) wanted: usize,
 }
 
 /// Heads of one causal attention.
@@ -84,7 +86,7 @@ impl BoundPast {
     /// Bind what earlier calls left of each sequence to a call with these lengths, charging it to the caller.
     ///
     /// # Errors
-    /// Lengths that are not I32 [B] or [B, 2] with B pasts, or name other rows before than a past has;
+    /// Lengths that are not I32 [B], [B, 2] or [B, 3] with B pasts, or name other rows before than a past has;
     /// [`NnError::TooLarge`] when the caller's quota does not leave the bytes.
     pub fn bind(meter: &Meter, sequences: Vec<SequencePast>, lengths: &Tensor) -> Result<Self, NnError> {
         let stretches = stretches(lengths)?;
@@ -178,7 +180,7 @@ impl Host {
     ///
     /// # Errors
     /// `qkv` that is not FP32 [T, (heads + 2 * kv_heads) * d] with `heads` a multiple of `kv_heads` and d from 1 to 128;
-    /// `lengths` that are not I32 [B] or [B, 2], each at least 1, with the sum T, a sequence over [`MAX_CONTEXT`]; rows
+    /// `lengths` that are not I32 [B], [B, 2] or [B, 3], each at least 1, with the sum T, a sequence over [`MAX_CONTEXT`]; rows
     /// before that are not those of `past`; the caller's quota.
     pub fn causal_attention(
         &self,
@@ -192,8 +194,7 @@ impl Host {
         let matrix = Matrix::new("qkv", qkv)?;
         let shape = Heads::of(matrix.width, heads, kv_heads)?;
         let stretches = stretches(lengths)?;
-        let rows: Vec<i32> = stretches.iter().map(|stretch| stretch.rows as i32).collect();
-        let sequences = Lengths::new(&rows, matrix.rows as usize)?;
+        let sequences = rows_of(&stretches, &matrix)?;
         let mut y = Output::new(meter, vec![matrix.rows, matrix.width / (heads + 2 * kv_heads) * heads])?;
         let run = |pasts: &mut [&mut Past], y: &mut Output| -> Result<(), ShapeError> {
             let Heads { heads, kv_heads, width } = shape;
@@ -239,15 +240,23 @@ fn held_otherwise(sequence: usize, before: usize, held: usize) -> NnError {
     ))
 }
 
+/// The rows of each, if together they are those of `x`.
+pub(crate) fn rows_of(stretches: &[Stretch], x: &Matrix<'_>) -> Result<Lengths, NnError> {
+    // They were i32 in the lengths.
+    let rows: Vec<i32> = stretches.iter().map(|stretch| stretch.rows as i32).collect();
+    Ok(Lengths::new(&rows, x.rows as usize)?)
+}
+
 /// The sequences of a call, from its lengths.
-fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, NnError> {
+pub(crate) fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, NnError> {
     let values = lengths.as_i32().map_err(|_| wrong_type("lengths", lengths, TensorType::I32))?;
     let each = match lengths.dims() {
         [_] => 1,
         [_, 2] => 2,
+        [_, 3] => 3,
         other => {
             return Err(NnError::InvalidArgument(format!(
-                "`lengths` has the shape {other:?}: [sequences] or [sequences, 2] is needed"
+                "`lengths` has the shape {other:?}: [sequences], or [sequences, 2 or 3], is needed"
             )));
         }
     };
@@ -265,7 +274,14 @@ fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, NnError> {
                 values.get(1).copied().unwrap_or(0)
             ))
         })?;
-        Ok(Stretch { rows, before })
+        let wanted = values.get(2).map_or(Some(rows), |&wanted| usize::try_from(wanted).ok());
+        let wanted = wanted.filter(|&wanted| wanted <= rows).ok_or_else(|| {
+            NnError::InvalidArgument(format!(
+                "the last {} of {rows} rows of sequence {i} are wanted: none to all can be",
+                values.get(2).copied().unwrap_or(0)
+            ))
+        })?;
+        Ok(Stretch { rows, before, wanted })
     };
     values.chunks_exact(each).enumerate().map(stretch).collect()
 }

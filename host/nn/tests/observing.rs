@@ -77,6 +77,7 @@ fn every_operation_is_told_and_can_be_performed_again() {
     outputs.push(compute("b.rms", &[("x", &x)]));
     outputs.push(compute("b.rotary", &[("x", &x), ("positions", &i32s(&[0, 1, 1, 0]))]));
     outputs.push(observed.swiglu(&meter, &f32s(&[3, 4])).unwrap());
+    outputs.push(observed.last_rows(&meter, &x, &lengths).unwrap());
     outputs.push(observed.causal_attention(&meter, None, &f32s(&[4, 12]), &lengths, 4, 1).unwrap());
 
     let told = notes.take();
@@ -95,6 +96,7 @@ fn every_operation_is_told_and_can_be_performed_again() {
         "layer b.rms",
         "layer b.rotary",
         "swiglu",
+        "last-rows",
         "causal-attention 4 1",
     ];
     assert_eq!(kinds, expected);

@@ -148,6 +148,9 @@ fn empty_tensors_give_empty_tensors() {
     let no_columns = f32s(&[4, 0], &[]);
     assert_eq!(host.mean_pool(&meter, &no_columns, &i32s(&[1, 3])).unwrap().dims(), [2, 0]);
     assert_eq!(host.first_pool(&meter, &no_columns, &i32s(&[4])).unwrap().dims(), [1, 0]);
+    assert_eq!(host.last_rows(&meter, &no_columns, &i32s(&[4])).unwrap().dims(), [4, 0]);
+    let nothing_wanted = Tensor::from_i32(vec![1, 3], vec![2, 7, 0]).unwrap();
+    assert_eq!(host.last_rows(&meter, &f32s(&[2, 3], &[0.5; 6]), &nothing_wanted).unwrap().dims(), [0, 3]);
     assert_eq!(host.l2_normalise(&meter, &no_columns).unwrap().dims(), [4, 0]);
     refused(host.attention(&meter, &no_columns, &i32s(&[4]), 1), &["heads", "0 columns"]);
 }
@@ -178,6 +181,18 @@ fn exact_operations_refuse_what_does_not_fit() {
         refused(host.mean_pool(&meter, &x, &lengths), &[naming]);
         refused(host.first_pool(&meter, &x, &lengths), &[naming]);
         refused(host.attention(&meter, &x, &lengths, 1), &[naming]);
+        refused(host.last_rows(&meter, &x, &lengths), &[naming]);
+    }
+    for (dims, lengths, naming) in [
+        (vec![1, 3], vec![2, 0, 3], "3 of 2 rows"),
+        (vec![1, 3], vec![2, 0, -1], "-1 of 2 rows"),
+        (vec![1, 3], vec![2, -1, 1], "-1 before"),
+        (vec![2, 3], vec![1, 0, 1, 2, 0, 1], "more than"),
+        (vec![1, 4], vec![2, 0, 1, 1], "[1, 4]"),
+    ] {
+        let lengths = Tensor::from_i32(dims, lengths).unwrap();
+        refused(host.last_rows(&meter, &x, &lengths), &[naming]);
+        refused(host.causal_attention(&meter, None, &x, &lengths, 1, 1), &[naming]);
     }
     refused(host.mean_pool(&meter, &x, &f32s(&[1], &[2.0])), &["`lengths`", "FP32", "I32"]);
     let square = Tensor::from_i32(vec![1, 1], vec![2]).unwrap();
@@ -419,6 +434,13 @@ proptest! {
         same_bits(&host.mean_pool(&meter, &wide, &lengths_tensor).unwrap(), &want);
         reference::first_pool(&qkv, &checked, 3 * width, &mut want).unwrap();
         same_bits(&host.first_pool(&meter, &wide, &lengths_tensor).unwrap(), &want);
+
+        let wanted: Vec<usize> = lengths.iter().enumerate().map(|(i, &length)| (i * 7 + d) % (length + 1)).collect();
+        let triples = lengths.iter().zip(&wanted).flat_map(|(&rows, &wanted)| [rows as i32, 3, wanted as i32]);
+        let triples = Tensor::from_i32(vec![lengths.len() as u32, 3], triples.collect()).unwrap();
+        let mut want = vec![0.0; wanted.iter().sum::<usize>() * 3 * width];
+        reference::last_rows(&qkv, &checked, &wanted, 3 * width, &mut want).unwrap();
+        same_bits(&host.last_rows(&meter, &wide, &triples).unwrap(), &want);
 
         let mut want = vec![0.0; qkv.len()];
         reference::l2_normalise(&qkv, rows, 3 * width, &mut want).unwrap();

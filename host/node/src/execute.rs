@@ -11,13 +11,14 @@
 
 use crate::batch;
 use crate::error::NodeError;
+use crate::generate::Answered;
 use crate::load::{Model, OpenBlock};
 use crate::progress::{Event, Watcher};
 use crate::receipt::{BatchBorders, Borders, tensor_digest};
 use crate::tokens::Tokenised;
 use ostrakon_engine::{CallError, HostFault};
 use ostrakon_nn::{NnError, Tensor};
-use ostrakon_protocol::Digest;
+use ostrakon_protocol::{Digest, Request};
 use std::time::{Duration, Instant};
 
 /// What a run gives.
@@ -44,10 +45,12 @@ pub struct Output {
     pub tokens: usize,
     /// Whether something was cut off.
     pub truncated: bool,
-    /// The row.
+    /// The row. Of an answer none.
     pub values: Vec<f32>,
-    /// Of the row.
+    /// Of the row, or of the tokens that follow from the logits.
     pub digest: Digest,
+    /// Why the answer that was asked for is not what follows.
+    pub wrong: Option<String>,
 }
 
 /// What one block cost.
@@ -82,6 +85,13 @@ impl Model {
         watch: Watcher<'_>,
         mut borders: Option<&mut Borders>,
     ) -> Result<Answer, NodeError> {
+        if self.manifest().generation.is_some() {
+            let name = &self.manifest().name;
+            return Err(NodeError::Setting(format!(
+                "the package `{name}` generates text: talk with it with `ostrakon chat {name}`, or serve it with \
+                 `ostrakon serve {name}`"
+            )));
+        }
         let start = Instant::now();
         let tokenised = self.tokens.encode(texts)?;
         let tokenise = start.elapsed();
@@ -108,6 +118,21 @@ impl Model {
             tokenise,
             compute: start.elapsed().saturating_sub(tokenise),
         })
+    }
+
+    /// What a request is run on.
+    ///
+    /// # Errors
+    /// A text that cannot be tokenised; an answer that is none of this package's, or goes with texts that are not its
+    /// tokens'.
+    pub(crate) fn asked(&self, request: &Request) -> Result<Vec<Tokenised>, NodeError> {
+        let Some(generated) = &request.generation else { return Ok(self.tokens.encode(&request.texts)?) };
+        let answer = Answered::of(self.manifest(), generated)?;
+        let text = |tokens: &[u32]| self.tokens.text_of(tokens, false);
+        if !request.texts.is_empty() && request.texts != [text(&generated.prompt), text(&generated.answer)] {
+            return Err(NodeError::Setting("the texts of the request are not those of its tokens".into()));
+        }
+        Ok(vec![Tokenised { ids: answer.ids(), truncated: false, answer: Some(answer) }])
     }
 
     /// Send a ragged batch of token ids, I32 [T] with lengths I32 [B], through all blocks.
@@ -167,13 +192,19 @@ impl BlockCost {
     }
 }
 
-/// Token ids and lengths of a batch.
+/// Token ids and lengths of a batch: I32 [B], or [1, 3] for an answer, of which the last rows are wanted.
 pub(crate) fn inputs(texts: &[Tokenised]) -> Result<(Tensor, Tensor), NodeError> {
     let ids: Vec<i32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
     let lengths = texts.iter().map(|t| i32::try_from(t.ids.len()).unwrap_or(i32::MAX)).collect();
+    let lengths = match texts {
+        [Tokenised { ids, answer: Some(answer), .. }] => {
+            let count = |rows| i32::try_from(rows).unwrap_or(i32::MAX);
+            Tensor::from_i32(vec![1, 3], vec![count(ids.len()), 0, count(answer.wanted())])
+        }
+        _ => column(lengths),
+    };
     let ids = column(ids).map_err(|e| internal("tokens", &e))?;
-    let lengths = column(lengths).map_err(|e| internal("lengths", &e))?;
-    Ok((ids, lengths))
+    Ok((ids, lengths.map_err(|e| internal("lengths", &e))?))
 }
 
 /// Numbers as a tensor of rank 1.
@@ -188,9 +219,14 @@ pub(crate) fn internal(block: &str, why: &dyn std::fmt::Display) -> NodeError {
     NodeError::Block { block: block.into(), source }
 }
 
-/// The last block's output, cut into the rows of the texts.
+/// The last block's output, cut into the rows of the texts; of an answer, what follows from its logits.
 pub(crate) fn rows(result: &Tensor, texts: &[Tokenised]) -> Result<Vec<Output>, NodeError> {
     let wrong = || NodeError::Output { got: result.dims().to_vec(), texts: texts.len() };
+    if let [Tokenised { ids, answer: Some(answer), .. }] = texts {
+        let again = answer.again(result).ok_or_else(wrong)?;
+        let (tokens, values) = (ids.len(), Vec::new());
+        return Ok(vec![Output { tokens, truncated: false, values, digest: again.digest, wrong: again.wrong }]);
+    }
     let &[count, width] = result.dims() else { return Err(wrong()) };
     let values = result.as_f32().map_err(|_| wrong())?;
     let step = usize::try_from(width).unwrap_or(usize::MAX);
@@ -202,6 +238,7 @@ pub(crate) fn rows(result: &Tensor, texts: &[Tokenised]) -> Result<Vec<Output>, 
         truncated: text.truncated,
         digest: Digest::of_output(&[width], row),
         values: row.to_vec(),
+        wrong: None,
     };
     Ok(texts.iter().zip(values.chunks_exact(step)).map(make).collect())
 }
@@ -211,7 +248,7 @@ mod tests {
     use super::*;
 
     fn texts(count: usize) -> Vec<Tokenised> {
-        vec![Tokenised { ids: vec![1, 2, 3], truncated: false }; count]
+        vec![Tokenised { ids: vec![1, 2, 3], truncated: false, answer: None }; count]
     }
 
     #[test]

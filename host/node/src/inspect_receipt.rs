@@ -21,6 +21,9 @@ pub struct ReceiptReport {
     pub request: String,
     /// The texts, if they travel with it.
     pub texts: Option<Vec<String>>,
+    /// The answer that was generated, if the receipt is of one and it travels with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generated: Option<GeneratedReport>,
     /// The package.
     pub package: String,
     /// The determinism profile.
@@ -31,6 +34,21 @@ pub struct ReceiptReport {
     pub outputs: Vec<String>,
     /// What was run.
     pub steps: Vec<StepReport>,
+}
+
+/// An answer that was generated.
+#[derive(Debug, Serialize)]
+pub struct GeneratedReport {
+    /// Tokens of its prompt.
+    pub prompt: usize,
+    /// Its tokens.
+    pub answer: usize,
+    /// Most that were asked for.
+    pub max_tokens: u32,
+    /// 0: the likeliest token each time.
+    pub temperature: f32,
+    /// What the lots follow from.
+    pub seed: u64,
 }
 
 /// A block on a batch.
@@ -163,6 +181,13 @@ pub fn receipt(path: &Path) -> Result<Option<ReceiptReport>, NodeError> {
         signed: is_signed,
         request: receipt.request.to_string(),
         texts: signed.request.as_ref().map(|request| request.texts.clone()),
+        generated: signed.request.as_ref().and_then(|request| request.generation.as_ref()).map(|of| GeneratedReport {
+            prompt: of.prompt.len(),
+            answer: of.answer.len(),
+            max_tokens: of.max_tokens,
+            temperature: f32::from_bits(of.choice.temperature),
+            seed: of.choice.seed,
+        }),
         package: receipt.package.to_string(),
         profile: receipt.profile.to_string(),
         answer: receipt.answer.to_string(),

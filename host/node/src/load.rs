@@ -49,6 +49,8 @@ pub(crate) struct OpenBlock {
     plugin: Plugin,
     /// Taken by the run.
     fresh: Option<(Instance, SessionId)>,
+    /// What goes on from earlier rows, call after call.
+    used: Option<(Instance, SessionId)>,
 }
 
 impl OpenBlock {
@@ -75,12 +77,12 @@ impl OpenBlock {
         lengths: &Tensor,
         past: Vec<SequencePast>,
     ) -> Result<(Forward, Vec<SequencePast>), NodeError> {
-        let (mut instance, session) = match self.fresh.take() {
-            Some(fresh) => fresh,
+        let (mut instance, session) = match self.used.take().or_else(|| self.fresh.take()) {
+            Some(instance) => instance,
             None => self.open(on)?,
         };
         let done = instance.forward_on(session, input, lengths, past).map_err(|source| self.failed(source))?;
-        self.fresh = Some((instance, session));
+        self.used = Some((instance, session));
         Ok(done)
     }
 
@@ -202,7 +204,7 @@ impl Model {
         let (executor, backend) = (Arc::clone(self.bench.host.executor()), self.bench.host.backend().clone());
         self.bench.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
         for block in &mut self.blocks {
-            block.fresh = None;
+            (block.fresh, block.used) = (None, None);
         }
     }
 
@@ -354,6 +356,7 @@ fn open_blocks(package: &Package, plugins: &Plugged, bench: &Bench) -> Result<Ve
                 settings: block.settings.clone(),
                 plugin: plugin.clone(),
                 fresh: None,
+                used: None,
             };
             open.fresh = Some(open.open(bench)?);
             blocks.push(open);

@@ -9,7 +9,7 @@
 //!    package.
 
 use crate::error::{NodeError, file_error};
-use crate::execute::Answer;
+use crate::execute::{Answer, Output};
 use crate::load::Model;
 use crate::private_file::PrivateFile;
 use crate::progress::Watcher;
@@ -29,6 +29,7 @@ pub(crate) struct Borders {
 }
 
 /// What was noted of a batch.
+#[derive(Debug)]
 pub(crate) struct BatchBorders {
     texts: u32,
     lengths: Digest,
@@ -82,21 +83,41 @@ impl Model {
     ) -> Result<(Answer, SignedReceipt), NodeError> {
         let mut borders = Borders::default();
         let answer = self.run_noting(texts, most, watch, Some(&mut borders))?;
-        let request = Request { package: self.digest(), texts: texts.to_vec() };
-        let receipt = self.receipt(&request, borders, &answer, key);
-        Ok((answer, SignedReceipt::sign(key, receipt, Some(request))))
+        let request = Request::of_texts(self.digest(), texts.to_vec());
+        let signed = Unsigned::new(self, request, borders.batches, &answer.outputs).sign(key);
+        Ok((answer, signed))
+    }
+}
+
+/// What a run of one machine leaves behind, before that machine's key signs it.
+#[derive(Debug)]
+pub(crate) struct Unsigned {
+    request: Request,
+    profile: Digest,
+    backend: &'static str,
+    batches: Vec<BatchBorders>,
+    outputs: Vec<Digest>,
+}
+
+impl Unsigned {
+    pub(crate) fn new(model: &Model, request: Request, batches: Vec<BatchBorders>, outputs: &[Output]) -> Self {
+        let outputs = outputs.iter().map(|output| output.digest).collect();
+        Self { request, profile: model.profile(), backend: model.backend, batches, outputs }
     }
 
-    fn receipt(&self, request: &Request, borders: Borders, answer: &Answer, key: &SigningKey) -> Receipt {
-        let (request, package, profile) = (request.digest(), self.digest(), self.profile());
+    /// All legs and the whole are signed by one key.
+    pub(crate) fn sign(self, key: &SigningKey) -> SignedReceipt {
+        let Self { request: asked, profile, backend, batches, outputs } = self;
+        let (request, package) = (asked.digest(), asked.package);
         let leg = |(batch, borders): (u32, BatchBorders)| {
             let BatchBorders { texts, lengths, steps } = borders;
             let place = Place { request, package, profile, batch, lengths };
-            Batch { texts, lengths, legs: vec![Leg::sign(key, &place, self.backend, steps)] }
+            Batch { texts, lengths, legs: vec![Leg::sign(key, &place, backend, steps)] }
         };
-        let batches = (0..).zip(borders.batches).map(leg).collect();
-        let outputs = answer.outputs.iter().map(|output| output.digest).collect();
-        Receipt { request, package, profile, batches, outputs, answer: answer.digest, swarm: None }
+        let batches = (0..).zip(batches).map(leg).collect();
+        let answer = Digest::of_outputs(&outputs);
+        let receipt = Receipt { request, package, profile, batches, outputs, answer, swarm: None };
+        SignedReceipt::sign(key, receipt, Some(asked))
     }
 }
 
@@ -170,7 +191,7 @@ mod tests {
     #[test]
     fn texts_are_private() {
         let directory = tempfile::tempdir().unwrap();
-        let request = Request { package: Digest::of_content(b"package"), texts: vec!["secret".into()] };
+        let request = Request::of_texts(Digest::of_content(b"package"), vec!["secret".into()]);
         let receipt = Receipt {
             request: request.digest(),
             package: request.package,

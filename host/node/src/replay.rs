@@ -2,7 +2,7 @@
 //!
 //! # How
 //!
-//! 1. What others wrote is bounded before anything is computed for it: [`texts`] before they become tokens,
+//! 1. What others wrote is bounded before anything is computed for it: [`request`] before it becomes tokens,
 //!    [`expect_lengths`] before attention sees them.
 //! 2. [`Start`] makes what goes into the first block of a batch; it must be what the receipt says.
 //! 3. [`run`] runs blocks as long as their outputs are those of the receipt.
@@ -18,7 +18,7 @@ use crate::tokens::{MAX_TEXT_BYTES, Tokenised};
 use ostrakon_exact::simd::Executor;
 use ostrakon_nn::{BackendError, Observer, ProvenBackend, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
-use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, SigningKey, Step};
+use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, Request, SignedReceipt, SigningKey, Step};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,21 +63,21 @@ impl Rerun {
     }
 }
 
-/// The texts that a receipt travels with.
-pub(crate) fn texts(signed: &SignedReceipt) -> Result<&[String], NodeError> {
+/// The request that a receipt travels with.
+pub(crate) fn request(signed: &SignedReceipt) -> Result<&Request, NodeError> {
     match &signed.request {
         Some(request) if request.digest() == signed.receipt.request => {
-            expect_texts(&request.texts)?;
-            Ok(&request.texts)
+            expect_texts(request)?;
+            Ok(request)
         }
         Some(_) => Err(NodeError::Setting("the request in the file is not the one of the receipt".into())),
         None => Err(NodeError::Setting("the receipt is without its request, which must be run again".into())),
     }
 }
 
-/// A text longer than any that is run is not tokenised.
-pub(crate) fn expect_texts(texts: &[String]) -> Result<(), NodeError> {
-    match texts.iter().position(|text| text.len() > MAX_TEXT_BYTES) {
+/// A text longer than any that is run is not tokenised. Those of an answer are only compared.
+pub(crate) fn expect_texts(request: &Request) -> Result<(), NodeError> {
+    match request.texts.iter().filter(|_| request.generation.is_none()).position(|text| text.len() > MAX_TEXT_BYTES) {
         None => Ok(()),
         Some(at) => Err(NodeError::Setting(format!(
             "text {} of the request is longer than {MAX_TEXT_BYTES} bytes: no run takes such a text",
@@ -94,6 +94,17 @@ pub(crate) fn expect_lengths(lengths: &[i32], max_tokens: u32) -> Result<(), Str
         return Ok(());
     }
     Err(format!("there are texts that are not 1 to {max_tokens} tokens long"))
+}
+
+/// Likewise, for a tensor of lengths, perhaps of an answer. What is none is refused by whoever takes it.
+pub(crate) fn expect_lengths_tensor(lengths: &Tensor, max_tokens: u32) -> Result<(), String> {
+    let values = lengths.as_i32().unwrap_or_default();
+    let each = lengths.dims().get(1).map_or(1, |&each| each.max(1) as usize);
+    let column = |at: usize| values.iter().copied().skip(at).step_by(each);
+    if each > 1 && column(1).any(|before| before != 0) {
+        return Err("there are rows before those of a text: receipts are of whole texts".into());
+    }
+    expect_lengths(&column(0).collect::<Vec<_>>(), max_tokens)
 }
 
 /// A batch of a receipt.
@@ -114,17 +125,20 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Of a batch of a receipt with these texts.
-    pub(crate) fn of(model: &Model, receipt: &Receipt, texts: &[String], batch: u32) -> Result<Self, NodeError> {
+    /// Of a batch of a receipt of this request.
+    pub(crate) fn of(model: &Model, receipt: &Receipt, request: &Request, batch: u32) -> Result<Self, NodeError> {
         let at = usize::try_from(batch).unwrap_or(usize::MAX);
         let claimed = claimed(receipt, batch)?;
         let before =
             receipt.batches.iter().take(at).fold(0usize, |sum, batch| sum.saturating_add(batch.texts as usize));
-        let texts = before
-            .checked_add(claimed.texts as usize)
-            .and_then(|end| texts.get(before..end))
-            .ok_or_else(|| NodeError::NotReproduced(format!("batch {batch} has texts that the request has not")))?;
-        let texts = model.tokens.encode(texts)?;
+        let end = before.saturating_add(claimed.texts as usize);
+        if end > request.outputs() {
+            return Err(NodeError::NotReproduced(format!("batch {batch} has texts that the request has not")));
+        }
+        let texts = match &request.generation {
+            Some(_) => model.asked(request)?,
+            None => model.tokens.encode(request.texts.get(before..end).unwrap_or_default())?,
+        };
         let (ids, lengths) = inputs(&texts)?;
         let first = claimed.steps().next().map(|(_, step)| step.input);
         if first != Some(tensor_digest(&ids)) || claimed.lengths != tensor_digest(&lengths) {

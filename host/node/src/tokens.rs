@@ -4,6 +4,7 @@
 //! are switched off: padding would be computed for nothing, and the cut belongs to the model's limit
 //! in the manifest.
 
+use crate::generate::Answered;
 use crate::tokenizer_admission;
 use tokenizers::{EncodeInput, Tokenizer, TruncationParams};
 
@@ -20,6 +21,8 @@ pub struct Tokenised {
     pub ids: Vec<i32>,
     /// The text had more tokens than the limit; the rest was left out.
     pub truncated: bool,
+    /// The answer that the ids end with, if its tokens are to be chosen again.
+    pub answer: Option<Answered>,
 }
 
 /// The tokenizer could not be loaded or refused a text.
@@ -98,7 +101,7 @@ impl Tokens {
         if ids.is_empty() {
             return Err(TokenError::Empty(number));
         }
-        Ok(Tokenised { ids, truncated: !encoding.get_overflowing().is_empty() })
+        Ok(Tokenised { ids, truncated: !encoding.get_overflowing().is_empty(), answer: None })
     }
 }
 
@@ -120,8 +123,8 @@ mod tests {
     fn padding_and_cut_of_the_file_are_replaced() {
         let tokens = Tokens::load(WORDS.as_bytes(), 4).unwrap();
         let made = tokens.encode(&["A b c".into(), "a b a b a".into()]).unwrap();
-        assert_eq!(made[0], Tokenised { ids: vec![1, 2, 0], truncated: false });
-        assert_eq!(made[1], Tokenised { ids: vec![1, 2, 1, 2], truncated: true });
+        assert_eq!(made[0], Tokenised { ids: vec![1, 2, 0], truncated: false, answer: None });
+        assert_eq!(made[1], Tokenised { ids: vec![1, 2, 1, 2], truncated: true, answer: None });
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Written {
 /// is another one; the run does not give what the receipt says; the file cannot be written.
 pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
     let receipt = &rerun.signed.receipt;
-    let texts = replay::texts(&rerun.signed)?;
+    let request = replay::request(&rerun.signed)?;
     let out = PrivateFile::at(out)?;
     let claimed = replay::claimed(receipt, batch)?;
     let (index, node, step) = place(claimed, block).ok_or_else(|| {
@@ -59,7 +59,7 @@ pub fn write(rerun: &Rerun, batch: u32, block: &str, out: &Path, watch: Watcher<
     let backend = |executor: &_| native::start(rerun.options.arithmetic, executor, &rerun.home);
     let mut model = rerun.load(backend, Some(observer))?;
     watch(Event::Step(format!("running up to {}", step.block)));
-    let start = Start::of(&model, receipt, texts, batch)?;
+    let start = Start::of(&model, receipt, request, batch)?;
     let input = match replay::run(&mut model, claimed, &start, index)? {
         Reached::There(input) => input,
         Reached::Differs { index, got } => {

@@ -51,7 +51,7 @@ pub(crate) fn keeping<'a, B: Backend + Clone + 'static>(
 /// run does not give what the receipt says; the file cannot be written.
 pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) -> Result<Written, NodeError> {
     let receipt = &rerun.signed.receipt;
-    let texts = replay::texts(&rerun.signed)?;
+    let request = replay::request(&rerun.signed)?;
     let out = PrivateFile::at(out)?;
     let recorder = OnceLock::new();
     let backend = keeping(&recorder, |executor| Recorder::new(Arc::clone(executor), MAX_PRODUCTS));
@@ -61,7 +61,7 @@ pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) 
     let id = receipt.digest();
     let mut payload = BufWriter::new(out.scratch()?);
     let mut blocks = Vec::new();
-    let tokenised = model.tokens.encode(texts)?;
+    let tokenised = model.asked(request)?;
     let mut rest = tokenised.as_slice();
     let total = receipt.steps().count() as u64;
     let mut done = 0;
@@ -110,7 +110,10 @@ pub fn write(rerun: &Rerun, wanted: Blocks<'_>, out: &Path, watch: Watcher<'_>) 
     Ok(Written { blocks: transcript.blocks.len(), bytes })
 }
 
-/// The lengths of a batch as a transcript has them.
-pub(crate) fn lengths_tensor(block: &BlockTranscript) -> Result<Tensor, NodeError> {
-    column(block.lengths.clone()).map_err(|error| internal(&block.block, &error))
+/// The lengths of a batch of `texts` texts as a transcript has them: one for each, or three.
+pub(crate) fn lengths_tensor(block: &BlockTranscript, texts: u32) -> Result<Tensor, NodeError> {
+    let lengths = block.lengths.clone();
+    let triples = lengths.len() as u64 == 3 * u64::from(texts);
+    let tensor = if triples { Tensor::from_i32(vec![texts, 3], lengths) } else { column(lengths) };
+    tensor.map_err(|error| internal(&block.block, &error))
 }

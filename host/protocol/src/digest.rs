@@ -21,6 +21,8 @@ impl Context {
     pub const TENSOR: Self = Self("ostrakon 2026 tensor v1");
     /// The output for one text.
     pub(crate) const OUTPUT: Self = Self("ostrakon output v1");
+    /// A generated output.
+    pub(crate) const TOKENS: Self = Self("ostrakon 2026 generated tokens v1");
     /// The outputs for all texts.
     pub(crate) const OUTPUTS: Self = Self("ostrakon outputs v1");
     /// A request's encoding.

@@ -11,7 +11,8 @@
 //!    another.
 //! 2. [`encoding`]: deterministic CBOR; exactly one encoding for a value, bounded before it is decoded.
 //!    [`payload`]: documents that bytes follow.
-//! 3. [`request`] and [`receipt`]: what was asked, and what each node answers for. [`float_receipt`]: the same for
+//! 3. [`request`] and [`receipt`]: what was asked, and what each node answers for. [`generated`]: answers that were
+//!    generated. [`float_receipt`]: the same for
 //!    packages of the float tier, which cannot be checked to the bit.
 //! 4. [`transcript`]: the integer products of blocks, for an audit that checks instead of computing.
 //! 5. [`trace`] and [`dispute`]: the digests of a block's operations, and how two nodes that disagree are
@@ -25,6 +26,7 @@ pub mod digest;
 pub mod dispute;
 pub mod encoding;
 pub mod float_receipt;
+pub mod generated;
 pub mod job;
 pub mod key;
 pub mod payload;
@@ -43,6 +45,7 @@ pub mod wire;
 pub use digest::{Context, Digest};
 pub use encoding::{DecodeError, Document, decode, encode};
 pub use float_receipt::{FloatReceipt, NamedTensor, SignedFloatReceipt};
+pub use generated::{Generated, TokenChoice};
 pub use job::{Attestation, Finding, Job, JobAnswer, SignedJob, Verify};
 pub use key::{PublicKey, Purpose, Signature, SigningKey};
 pub use payload::PayloadError;

@@ -35,7 +35,8 @@ pub struct BlockTranscript {
     /// The input's shape.
     #[n(3)]
     pub dimensions: Vec<u32>,
-    /// How many rows each text of the batch has.
+    /// How many rows each text of the batch has; of an answer also the rows before, none, and the last ones that are
+    /// wanted.
     #[n(4)]
     pub lengths: Vec<i32>,
     /// Bytes of the input.

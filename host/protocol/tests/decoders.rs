@@ -112,7 +112,7 @@ fn key() -> SigningKey {
 
 fn receipt() -> SignedReceipt {
     let (package, lengths) = (digest(3), digest(9));
-    let request = Request { package, texts: vec!["one".to_owned(), String::new(), "drei \u{1f98a}".to_owned()] };
+    let request = Request::of_texts(package, vec!["one".to_owned(), String::new(), "drei \u{1f98a}".to_owned()]);
     let place = Place { request: request.digest(), package, profile: digest(4), batch: 0, lengths };
     let step = |fuel| Step { block: "b".to_owned(), component: digest(1), input: digest(5), output: digest(6), fuel };
     let leg = Leg::sign(&key(), &place, "cpu", [0, 23, 24, 255, 1 << 16, u64::MAX].map(step).to_vec());

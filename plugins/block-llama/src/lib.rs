@@ -82,7 +82,8 @@ impl Block for Decoder {
     }
 }
 
-/// Hidden states to a number for each token of the vocabulary: the larger, the likelier the next.
+/// Hidden states to a number for each token of the vocabulary: the larger, the likelier the next. Only of the rows of
+/// which that is wanted.
 struct Head {
     norm: RmsNorm,
     head: Linear,
@@ -94,9 +95,9 @@ impl Block for Head {
         Ok(Self { norm: block.rms_norm("norm")?, head: block.linear("head")? })
     }
 
-    fn forward(&mut self, x: Tensor, _: &Lengths<'_>) -> Result<Tensor, Failure> {
+    fn forward(&mut self, x: Tensor, lengths: &Lengths<'_>) -> Result<Tensor, Failure> {
         x.expect("hidden states", Element::Fp32, 2)?;
-        self.head.forward(self.norm.forward(x)?)
+        self.head.forward(self.norm.forward(exact::last_rows(x, lengths)?)?)
     }
 }
 

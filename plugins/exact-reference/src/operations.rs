@@ -107,6 +107,10 @@ impl exact::Guest for Component {
         handle(pool(x.get(), lengths.get(), reference::first_pool))
     }
 
+    fn last_rows(x: TensorBorrow<'_>, lengths: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
+        handle(last_rows(x.get(), lengths.get()))
+    }
+
     fn l2_normalise(x: TensorBorrow<'_>) -> Result<nn::Tensor, WitRefusal> {
         handle(l2_normalise(x.get()))
     }
@@ -177,26 +181,34 @@ fn causal_attention(qkv: &Tensor, lengths: &Tensor, heads: u32, kv_heads: u32) -
              of 1 to {MAX_HEAD_WIDTH} columns, at most {MAX_HEADS} of queries, a multiple of those of keys"
         )));
     };
-    let lengths = whole(lengths, &qkv)?;
+    let lengths = whole(&stretches(lengths)?, &qkv)?;
     let [heads, kv_heads, width] = [heads, kv_heads, d].map(|n| n as usize);
     result(vec![qkv.rows, (heads * width) as u32], |y| {
         reference::causal_attention(qkv.values, &lengths, heads, kv_heads, width, y)
     })
 }
 
-/// The lengths of sequences that have nothing before them.
-fn whole(lengths: &Tensor, x: &Matrix<'_>) -> Result<Lengths, Refusal> {
+/// The rows of a sequence in one call, before it, and the last ones that are wanted.
+struct Stretch {
+    rows: i32,
+    before: i32,
+    wanted: usize,
+}
+
+/// The sequences of a call, from its lengths.
+fn stretches(lengths: &Tensor) -> Result<Vec<Stretch>, Refusal> {
     let (values, dims) = lengths.all_integers("lengths")?;
     let each = match dims {
         [_] => 1,
         [_, 2] => 2,
+        [_, 3] => 3,
         other => {
             return Err(Refusal::invalid(format!(
-                "`lengths` has the shape {other:?}: [sequences] or [sequences, 2] is needed"
+                "`lengths` has the shape {other:?}: [sequences], or [sequences, 2 or 3], is needed"
             )));
         }
     };
-    let mut rows = Vec::with_capacity(values.len() / each);
+    let mut stretches = Vec::with_capacity(values.len() / each);
     for (i, sequence) in values.chunks_exact(each).enumerate() {
         let [length, before] = [sequence.first(), sequence.get(1)].map(|value| value.copied().unwrap_or(0));
         if length < 1 {
@@ -207,16 +219,39 @@ fn whole(lengths: &Tensor, x: &Matrix<'_>) -> Result<Lengths, Refusal> {
                 "sequence {i} has {length} rows and {before} before them: not below 0 and at most {MAX_CONTEXT} in all"
             )));
         }
-        rows.push(length);
+        let wanted = sequence.get(2).copied().unwrap_or(length);
+        if !(0..=length).contains(&wanted) {
+            let text = format!("the last {wanted} of {length} rows of sequence {i} are wanted: none to all can be");
+            return Err(Refusal::invalid(text));
+        }
+        stretches.push(Stretch { rows: length, before, wanted: wanted as usize });
     }
-    let checked = Lengths::new(&rows, x.rows as usize)?;
-    let before = |sequence: &[i32]| sequence.get(1).copied().unwrap_or(0);
-    match values.chunks_exact(each).map(before).enumerate().find(|&(_, before)| before > 0) {
+    Ok(stretches)
+}
+
+fn rows_of(stretches: &[Stretch], x: &Matrix<'_>) -> Result<Lengths, Refusal> {
+    let rows: Vec<i32> = stretches.iter().map(|stretch| stretch.rows).collect();
+    Ok(Lengths::new(&rows, x.rows as usize)?)
+}
+
+/// The lengths of sequences that have nothing before them.
+fn whole(stretches: &[Stretch], x: &Matrix<'_>) -> Result<Lengths, Refusal> {
+    let checked = rows_of(stretches, x)?;
+    match stretches.iter().enumerate().find(|(_, stretch)| stretch.before > 0) {
         None => Ok(checked),
-        Some((i, before)) => Err(Refusal::invalid(format!(
+        Some((i, Stretch { before, .. })) => Err(Refusal::invalid(format!(
             "`lengths` say that {before} rows were before those of sequence {i}, but the host holds 0 of this block"
         ))),
     }
+}
+
+fn last_rows(x: &Tensor, lengths: &Tensor) -> Result<Tensor, Refusal> {
+    let x = Matrix::new("x", x)?;
+    let stretches = stretches(lengths)?;
+    let lengths = rows_of(&stretches, &x)?;
+    let wanted: Vec<usize> = stretches.iter().map(|stretch| stretch.wanted).collect();
+    let rows = wanted.iter().sum::<usize>() as u32;
+    result(vec![rows, x.width], |y| reference::last_rows(x.values, &lengths, &wanted, x.width as usize, y))
 }
 
 type Pool = fn(&[f32], &Lengths, usize, &mut [f32]) -> Result<(), ShapeError>;

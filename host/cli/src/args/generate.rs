@@ -1,7 +1,7 @@
 //! Options of commands that generate text.
 
 use super::{BackendArg, PluginsArg, TrustArgs};
-use clap::Args;
+use clap::{Args, ValueHint};
 use ostrakon_node::generate::Sampling;
 use std::path::PathBuf;
 
@@ -26,6 +26,10 @@ pub(crate) struct ChatArgs {
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+
+    /// Write the receipt of the last answer, signed by this machine's key: anyone can check it with `ostrakon audit`. The text is in it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) receipt: Option<PathBuf>,
 
     /// Threads that compute; all of the machine's without it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -5,9 +5,12 @@ use crate::args::ChatArgs;
 use crate::problem::Problem;
 use crate::style::Style;
 use ostrakon_node::generate::{Done, End, GenerateRequest, Generator, Limits, Message, Piece, Sampling};
-use ostrakon_node::{NodeError, RunOptions, store};
+use ostrakon_node::{NodeError, RunOptions, load_or_create_key, receipt, store};
+use ostrakon_protocol::{Generated, SigningKey};
 use serde::Serialize;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::Instant;
 
 /// Most bytes of what is said at once.
 const MAX_LINE: u64 = 1 << 20;
@@ -32,15 +35,18 @@ struct Turn<'a> {
 /// An answer as it came.
 struct Answer {
     text: String,
-    tokens: Vec<u32>,
-    prompt: usize,
+    generated: Generated,
     done: Done,
 }
 
 impl Answer {
+    fn tokens(&self) -> &[u32] {
+        &self.generated.answer
+    }
+
     /// After the first one.
     fn tokens_per_second(&self) -> Option<f64> {
-        let after = self.tokens.len().checked_sub(1).filter(|&count| count > 0)?;
+        let after = self.tokens().len().checked_sub(1).filter(|&count| count > 0)?;
         Some(after as f64 / self.done.total.saturating_sub(self.done.first).as_secs_f64())
     }
 
@@ -60,14 +66,32 @@ pub(crate) fn run(args: &ChatArgs, json: bool) -> Result<(), Problem> {
         Some(seed) => seed,
         None => ostrakon_node::generate::fresh_seed()?,
     };
+    // A key that cannot be read is said before anything is said.
+    let key = args.receipt.is_some().then(|| load_or_create_key(&home)).transpose()?;
     let sampling = args.sampling.sampling(seed);
     sampling.check().map_err(|error| Problem::usage(error.to_string()))?;
     let limits = Limits { sequences: 1, waiting: 1, ..Limits::default() };
     let generator = Generator::open(&directory, &policy, &home, &options(args), limits)?;
     let mut messages: Vec<Message> = args.system.iter().map(|text| said("system", text)).collect();
-    if let Some(message) = &args.message {
-        return turn(&generator, &mut messages, message, args, &sampling, json);
+    let last = match &args.message {
+        Some(message) => Some(turn(&generator, &mut messages, message, args, &sampling, json)?),
+        None => conversation(&generator, &mut messages, args, &sampling, json)?,
+    };
+    match (args.receipt.as_deref().zip(key), last) {
+        (Some((path, key)), Some(generated)) => write(&generator, path, &key, generated, json),
+        _ => Ok(()),
     }
+}
+
+/// Read what is said line by line. What was answered last, if anything was.
+fn conversation(
+    generator: &Generator,
+    messages: &mut Vec<Message>,
+    args: &ChatArgs,
+    sampling: &Sampling,
+    json: bool,
+) -> Result<Option<Generated>, Problem> {
+    let mut last = None;
     let asks = io::stdin().is_terminal() && !json;
     let style = Style::of_stdout();
     if asks {
@@ -79,15 +103,33 @@ pub(crate) fn run(args: &ChatArgs, json: bool) -> Result<(), Problem> {
             write!(io::stdout(), "{} ", style.strong(">"))?;
             io::stdout().flush()?;
         }
-        let Some(line) = line()? else { return Ok(()) };
+        let Some(line) = line()? else { return Ok(last) };
         if line.trim().is_empty() {
             if asks {
-                return Ok(());
+                return Ok(last);
             }
             continue;
         }
-        turn(&generator, &mut messages, &line, args, &sampling, json)?;
+        last = Some(turn(generator, messages, &line, args, sampling, json)?);
     }
+}
+
+/// Write the receipt of an answer: the model runs it once more, in one piece.
+fn write(generator: &Generator, path: &Path, key: &SigningKey, answer: Generated, json: bool) -> Result<(), Problem> {
+    let start = Instant::now();
+    let making = generator.receipt(answer).map_err(|refusal| NodeError::Setting(refusal.to_string()))?;
+    let signed = making.blocking_signed(key)?;
+    receipt::write_receipt(path, &signed)?;
+    if !json {
+        let facts = format!(
+            "receipt {} in {}, {:.2} s",
+            signed.receipt.digest(),
+            path.display(),
+            start.elapsed().as_secs_f64()
+        );
+        writeln!(io::stdout(), "{}", Style::of_stdout().faint(&plain(&facts)))?;
+    }
+    Ok(())
 }
 
 fn said(role: &str, text: &str) -> Message {
@@ -103,7 +145,7 @@ fn line() -> Result<Option<String>, Problem> {
     Ok((read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Say something and show the answer.
+/// Say something, show the answer and give it as receipts have it.
 fn turn(
     generator: &Generator,
     messages: &mut Vec<Message>,
@@ -111,7 +153,7 @@ fn turn(
     args: &ChatArgs,
     sampling: &Sampling,
     json: bool,
-) -> Result<(), Problem> {
+) -> Result<Generated, Problem> {
     messages.push(said("user", message));
     let answer = answer(generator, messages, args, sampling, !json)?;
     let speed = answer.tokens_per_second();
@@ -119,7 +161,7 @@ fn turn(
         write_json(&Turn {
             message,
             end: answer.end(),
-            prompt_tokens: answer.prompt,
+            prompt_tokens: answer.generated.prompt.len(),
             reused_tokens: answer.done.reused,
             seed: sampling.seed,
             first_token_ms: answer.done.first.as_secs_f64() * 1e3,
@@ -127,15 +169,15 @@ fn turn(
             tokens_per_second: speed,
             package: generator.digest().to_string(),
             backend: generator.backend(),
-            tokens: &answer.tokens,
+            tokens: answer.tokens(),
             answer: answer.text.clone(),
         })?;
     } else {
-        let mut facts = vec![format!("{} tokens", answer.tokens.len())];
+        let mut facts = vec![format!("{} tokens", answer.tokens().len())];
         facts.extend(speed.map(|speed| format!("{speed:.1} a second")));
         facts.push(format!("first after {:.0} ms", answer.done.first.as_secs_f64() * 1e3));
         if answer.done.end == End::Length {
-            facts.push(format!("cut at {} tokens: --max-tokens", answer.tokens.len()));
+            facts.push(format!("cut at {} tokens: --max-tokens", answer.tokens().len()));
         }
         if sampling.temperature > 0.0 {
             facts.push(format!("--seed {}", sampling.seed));
@@ -143,7 +185,7 @@ fn turn(
         writeln!(io::stdout(), "\n{}", Style::of_stdout().faint(&facts.join(", ")))?;
     }
     messages.push(said("assistant", &answer.text));
-    Ok(())
+    Ok(answer.generated)
 }
 
 fn answer(
@@ -154,7 +196,6 @@ fn answer(
     shown: bool,
 ) -> Result<Answer, Problem> {
     let prompt = generator.prompt_of(messages)?;
-    let count = prompt.len();
     let request = GenerateRequest {
         client: 0,
         prompt,
@@ -165,7 +206,7 @@ fn answer(
         prompt_likelihoods: false,
         reuse: true,
     };
-    let mut pieces = generator.ask(request).map_err(|refusal| NodeError::Setting(refusal.to_string()))?;
+    let mut pieces = generator.ask(request.clone()).map_err(|refusal| NodeError::Setting(refusal.to_string()))?;
     let mut stream = generator.text_stream(Vec::new());
     let (mut text, mut tokens) = (String::new(), Vec::new());
     let mut show = |piece: String| -> io::Result<()> {
@@ -187,7 +228,7 @@ fn answer(
             Piece::Prompt(_) => {}
             Piece::Done(done) => {
                 show(stream.finish())?;
-                return Ok(Answer { text, tokens, prompt: count, done });
+                return Ok(Answer { text, generated: generator.answered(&request, tokens), done });
             }
             Piece::Failed(reason) => return Err(NodeError::Decoder(reason).into()),
         }

@@ -140,6 +140,11 @@ fn write_receipt(out: &mut dyn Write, report: &ReceiptReport) -> io::Result<()> 
     ] {
         writeln!(out, "  {} {digest}", entry(name))?;
     }
+    if let Some(answer) = &report.generated {
+        let tokens = format!("{} tokens to a prompt of {}", answer.answer, answer.prompt);
+        let how = if answer.temperature > 0.0 { format!("seed {}", answer.seed) } else { "the likeliest".to_owned() };
+        writeln!(out, "  {} {tokens}, at most {}, {how}", entry("generated"), answer.max_tokens)?;
+    }
     match &report.texts {
         Some(texts) => writeln!(out, "  {} {}, in the file", entry("texts"), texts.len())?,
         None => writeln!(out, "  {} {}, not in the file", entry("texts"), report.outputs.len())?,

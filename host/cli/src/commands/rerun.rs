@@ -13,7 +13,7 @@ pub(super) fn prepare(args: &RerunArgs) -> Result<Rerun, Problem> {
     let mut signed: SignedReceipt = receipt::read(&args.receipt)?;
     expect_other_file(&args.out, &[&args.receipt])?;
     if let Some(texts) = texts(&args.texts)? {
-        signed.request = Some(Request { package: signed.receipt.package, texts });
+        signed.request = Some(Request::of_texts(signed.receipt.package, texts));
     }
     if signed.request.is_none() {
         return Err(Problem::usage("the receipt is without its request, which must be run again".into())

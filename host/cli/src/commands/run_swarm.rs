@@ -104,7 +104,7 @@ async fn ask(
             None => find(&args.package.display().to_string(), &fleet)?,
         };
         let asked = SwarmRequest {
-            request: Request { package, texts },
+            request: Request::of_texts(package, texts),
             verify: args.verify.unwrap_or(Verify::None),
             batch: args.batch.unwrap_or(0),
             package: known,

@@ -185,6 +185,7 @@ mod tests {
             tokens: 1,
             truncated: false,
             values: vec![1.0, -2.5],
+            wrong: None,
             digest: ostrakon_node::Digest::of_output(&[2], &[1.0, -2.5]),
         };
         assert_eq!(vector(output.clone(), Encoding::Base64), Vector::Bytes("AACAPwAAIMA=".into()));

@@ -75,6 +75,11 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
         charge(&mut store, cost::pool(&x))?;
         answer(&mut store, |state| state.host.first_pool(&state.meter, &x, &lengths))
     })?;
+    interface.func_wrap("last-rows", |mut store: Store<'_>, (x, lengths): (Handle, Handle)| -> Result<Answer> {
+        let (x, lengths) = (store.data().tensor(&x)?, store.data().tensor(&lengths)?);
+        charge(&mut store, cost::pool(&x))?;
+        answer(&mut store, |state| state.host.last_rows(&state.meter, &x, &lengths))
+    })?;
     interface.func_wrap("l2-normalise", |mut store: Store<'_>, (x,): (Handle,)| -> Result<Answer> {
         let x = store.data().tensor(&x)?;
         charge(&mut store, cost::normalise(&x))?;

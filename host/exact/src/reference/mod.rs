@@ -29,7 +29,7 @@ pub use linear::{QuantisedRow, accumulate, dequantise, linear, quantise_row};
 #[cfg(feature = "simd")]
 pub(crate) use norm::Sums;
 pub use norm::{l2_normalise, layer_norm, rms_norm};
-pub use pool::{first_pool, mean_pool};
+pub use pool::{first_pool, last_rows, mean_pool};
 #[cfg(feature = "simd")]
 pub(crate) use rotary::expect_turned;
 pub use rotary::rotary;

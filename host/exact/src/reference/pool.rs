@@ -1,4 +1,4 @@
-//! From the rows of a sequence to one row.
+//! From the rows of a sequence to one row, or to some of them.
 
 use super::{expect_len, fixed_unit};
 use crate::number::{clean, larger, magnitude, round};
@@ -59,6 +59,33 @@ pub fn first_pool(x: &[f32], lengths: &Lengths, width: usize, out: &mut [f32]) -
         for (y, &x) in out.iter_mut().zip(sequence) {
             *y = clean(x);
         }
+    }
+    Ok(())
+}
+
+/// The last rows of each sequence, cleaned: of each as many as `wanted` says.
+///
+/// # Errors
+/// `wanted` that is not one number for each sequence, at most its rows; slices of another size than [rows, width] and
+/// [rows wanted, width].
+pub fn last_rows(
+    x: &[f32],
+    lengths: &Lengths,
+    wanted: &[usize],
+    width: usize,
+    out: &mut [f32],
+) -> Result<(), ShapeError> {
+    expect_len("x", x.len(), lengths.iter().sum(), width)?;
+    expect_len("the output", out.len(), lengths.wanted(wanted)?, width)?;
+    let (mut x, mut out) = (x, out);
+    for (length, &wanted) in lengths.iter().zip(wanted) {
+        let (sequence, x_after) = x.split_at(length * width);
+        let (_, last) = sequence.split_at((length - wanted) * width);
+        let (rows, out_after) = out.split_at_mut(wanted * width);
+        for (y, &x) in rows.iter_mut().zip(last) {
+            *y = clean(x);
+        }
+        (x, out) = (x_after, out_after);
     }
     Ok(())
 }

@@ -286,6 +286,29 @@ impl Executor {
         Ok(())
     }
 
+    /// See [`reference::last_rows`].
+    ///
+    /// # Errors
+    /// As the reference.
+    pub fn last_rows(
+        &self,
+        x: &[f32],
+        lengths: &Lengths,
+        wanted: &[usize],
+        width: usize,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        expect_len("x", x.len(), lengths.iter().sum(), width)?;
+        expect_len("the output", out.len(), lengths.wanted(wanted)?, width)?;
+        let mut out = out;
+        for (range, wanted) in sequences(lengths, width).into_iter().zip(wanted.iter().map(|wanted| wanted * width)) {
+            let (rows, after) = out.split_at_mut(wanted);
+            rows::clean_all(self.level, x.get(range.end - wanted..range.end).unwrap_or(&[]), rows);
+            out = after;
+        }
+        Ok(())
+    }
+
     /// See [`reference::l2_normalise`].
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::error::{NodeError, file_error};
 use crate::receipt::{element_type, tensor_digest};
-use crate::replay::expect_lengths;
+use crate::replay::expect_lengths_tensor;
 use crate::transcript::lengths_tensor;
 use memmap2::Mmap;
 use ostrakon_nn::Tensor;
@@ -97,7 +97,8 @@ impl BlockEvidence<'_> {
     /// The block's input and the batch's lengths, if they are those that the receipt commits to.
     /// No text may be longer than `max_tokens`.
     pub(super) fn inputs(&self, step: &Step, batch: &Batch, max_tokens: u32) -> Result<(Tensor, Tensor), String> {
-        expect_lengths(&self.block.lengths, max_tokens).map_err(|why| format!("the transcript is of no run: {why}"))?;
+        let lengths = lengths_tensor(self.block, batch.texts).map_err(|error| error.to_string())?;
+        expect_lengths_tensor(&lengths, max_tokens).map_err(|why| format!("the transcript is of no run: {why}"))?;
         let ty = element_type(self.block.element)
             .ok_or_else(|| format!("the transcript has an input of the unknown type {}", self.block.element))?;
         let bytes = self.part(&self.range.input).as_ref().to_vec();
@@ -106,7 +107,6 @@ impl BlockEvidence<'_> {
         if tensor_digest(&input) != step.input {
             return Err("the transcript's input is not the one that the receipt commits to".into());
         }
-        let lengths = lengths_tensor(self.block).map_err(|error| error.to_string())?;
         if tensor_digest(&lengths) != batch.lengths {
             return Err("the transcript's lengths are not those that the receipt commits to".into());
         }

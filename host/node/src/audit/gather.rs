@@ -21,7 +21,7 @@ use crate::receipt::tensor_digest;
 use crate::tokens::Tokenised;
 use ostrakon_engine::verification::{Checked, Computed, Element, Input, Observation, Product};
 use ostrakon_nn::{Auditor, CheckedProduct, Tensor};
-use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, SignedReceipt, Step};
+use ostrakon_protocol::{Batch, Digest, PublicKey, Receipt, Request, SignedReceipt, Step};
 
 /// What gathering needs.
 pub(super) struct Gathering<'a> {
@@ -46,6 +46,8 @@ pub(super) struct Gathered {
     /// For each output of the receipt.
     pub(super) outputs: Vec<Option<Digest>>,
     pub(super) cost: Cost,
+    /// Worth knowing, not decisive.
+    pub(super) notes: Vec<String>,
 }
 
 impl Gathered {
@@ -67,16 +69,16 @@ struct Place<'a> {
 
 impl Gathering<'_> {
     /// Look at the chosen steps.
-    pub(super) fn gather(mut self, texts: Option<&[String]>, watch: Watcher<'_>) -> Result<Gathered, NodeError> {
+    pub(super) fn gather(mut self, request: Option<&Request>, watch: Watcher<'_>) -> Result<Gathered, NodeError> {
         let signed = self.signed;
         let mut found = Gathered::default();
-        if texts.is_none() {
+        if request.is_none() {
             found.missing.push("the request is not known: give its texts with --text or --input".into());
         }
-        found.texts = texts.map(|texts| u32::try_from(texts.len()).unwrap_or(u32::MAX));
+        found.texts = request.map(|request| u32::try_from(request.outputs()).unwrap_or(u32::MAX));
         // Tokenising is work: none of it for a receipt that nobody answers for or that does not add up.
-        let texts = texts.filter(|texts| self.is_signed && adds_up(&signed.receipt, texts.len()));
-        let tokenised = texts.map(|texts| self.model.tokens.encode(texts)).transpose()?;
+        let request = request.filter(|request| self.is_signed && adds_up(&signed.receipt, request.outputs()));
+        let tokenised = request.map(|request| self.model.asked(request)).transpose()?;
         let mut rest = tokenised.as_deref();
         found.outputs = vec![None; signed.receipt.outputs.len()];
         let mut first = 0usize;
@@ -160,10 +162,9 @@ impl Gathering<'_> {
             }
             watch(Event::Done { done: found.steps.len() as u64, total: self.chosen.len() as u64 });
         }
-        result.outputs = x
-            .zip(place.texts)
-            .and_then(|(x, texts)| rows(&x, texts).ok())
-            .map(|outputs| outputs.into_iter().map(|output| output.digest).collect());
+        let outputs = x.zip(place.texts).and_then(|(x, texts)| rows(&x, texts).ok());
+        found.notes.extend(outputs.iter().flatten().filter_map(|output| output.wrong.clone()));
+        result.outputs = outputs.map(|outputs| outputs.into_iter().map(|output| output.digest).collect());
         result
     }
 

@@ -176,8 +176,8 @@ impl Auditing {
         }
         let (start, cpu) = (Instant::now(), cpu_time::ProcessTime::now());
         let mut notes = Vec::new();
-        let texts = texts(signed, given, &mut notes);
-        expect_texts(texts.as_deref().unwrap_or_default())?;
+        let request = request(signed, given, &mut notes);
+        request.as_ref().map_or(Ok(()), expect_texts)?;
         let chosen = choose(receipt, choice)?;
         if self.model.profile() != receipt.profile {
             notes.push(format!(
@@ -199,7 +199,8 @@ impl Auditing {
             evidence: given.transcript,
             chosen: &chosen,
         };
-        let mut gathered = gathering.gather(texts.as_deref(), watch)?;
+        let mut gathered = gathering.gather(request.as_ref(), watch)?;
+        notes.append(&mut gathered.notes);
         gathered.missing.extend(another_package(signed));
         let looked_at = gathered.looked_at();
         let outputs = (gathered.outputs.iter().flatten().count(), gathered.outputs.len());
@@ -233,12 +234,12 @@ fn verifier(home: &Home, options: &RunOptions) -> Result<judge::Judge, NodeError
     judge::Judge::new(&bytes, home, options)
 }
 
-/// The request's texts, if they are those of the receipt.
-fn texts(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> Option<Vec<String>> {
-    let given = given.texts.map(|texts| Request { package: signed.receipt.package, texts: texts.to_vec() });
+/// The request, if it is that of the receipt.
+fn request(signed: &SignedReceipt, given: &Given<'_>, notes: &mut Vec<String>) -> Option<Request> {
+    let given = given.texts.map(|texts| Request::of_texts(signed.receipt.package, texts.to_vec()));
     let request = given.or_else(|| signed.request.clone())?;
     if request.digest() == signed.receipt.request {
-        return Some(request.texts);
+        return Some(request);
     }
     notes.push("the texts are not those of the receipt: their digest differs".into());
     None

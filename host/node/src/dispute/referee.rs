@@ -11,7 +11,7 @@ use crate::replay::{self, Reached, Start};
 use ostrakon_nn::{Meter, OperationKind, Quotas, Tensor};
 use ostrakon_protocol::dispute::{Answered, Bisection, Difference, Disputed, Finding};
 use ostrakon_protocol::trace::{after, start};
-use ostrakon_protocol::{Batch, Digest, Operation, PublicKey, SignedReceipt, Step};
+use ostrakon_protocol::{Batch, Digest, Operation, PublicKey, Request, SignedReceipt, Step};
 
 /// One block in dispute.
 pub(super) struct Referee<'a> {
@@ -201,11 +201,7 @@ impl<'a> Referee<'a> {
 
     /// What both sides agree on may still be of no run.
     fn expect_lengths(&self, lengths: &Tensor) -> Result<(), String> {
-        // What holds no lengths is refused by whoever takes them.
-        replay::expect_lengths(
-            lengths.as_i32().unwrap_or_default(),
-            self.model.manifest().max_tokens.unwrap_or_default(),
-        )
+        replay::expect_lengths_tensor(lengths, self.model.manifest().max_tokens.unwrap_or_default())
     }
 
     /// Run the whole block from the input that both agree on.
@@ -237,7 +233,7 @@ impl<'a> Referee<'a> {
             expected.map_err(|why| Box::new(Judged::undecided(format!("the receipts are of no run: {why}"))))?;
             return Ok((input, lengths));
         }
-        let texts = texts(self.receipts).map_err(|why| {
+        let request = request(self.receipts).map_err(|why| {
             let reason = format!("the block's input is not known: neither trace has it, and {why}");
             Box::new(Judged::undecided(reason))
         })?;
@@ -245,7 +241,7 @@ impl<'a> Referee<'a> {
             Box::new(Judged::undecided(format!("the block's input cannot be made: {}", error.in_full())))
         };
         let [a, _] = self.receipts;
-        let start = Start::of(self.model, &a.receipt, texts, self.difference.batch).map_err(unknown)?;
+        let start = Start::of(self.model, &a.receipt, request, self.difference.batch).map_err(unknown)?;
         match replay::run(self.model, batch, &start, index).map_err(unknown)? {
             Reached::There(input) => Ok((input, start.lengths)),
             Reached::Differs { index, got } => {
@@ -283,21 +279,21 @@ pub(super) fn outputs(model: &mut Model, receipts: [&SignedReceipt; 2]) -> Judge
     Judged { claimed: Some(claimed), exact: Some(exact), ..Judged::of(right, reason) }
 }
 
-/// The texts of the request, from whichever receipt has them.
-fn texts(receipts: [&SignedReceipt; 2]) -> Result<&[String], String> {
-    let [a, b] = receipts.map(replay::texts);
+/// The request, from whichever receipt has it.
+fn request(receipts: [&SignedReceipt; 2]) -> Result<&Request, String> {
+    let [a, b] = receipts.map(replay::request);
     a.or_else(|a| b.map_err(|b| format!("neither receipt has the request as it can be run: {a}; {b}")))
 }
 
 fn all_outputs(model: &mut Model, receipts: [&SignedReceipt; 2]) -> Result<Digest, String> {
     let [a, _] = receipts;
-    let texts = texts(receipts)?;
+    let request = request(receipts)?;
     let mut outputs = Vec::new();
     for (at, batch) in (0..).zip(&a.receipt.batches) {
         if !model.is_of_all_blocks(batch) {
             return Err("the receipts are not of all blocks of the package: audit each of them".into());
         }
-        let start = Start::of(model, &a.receipt, texts, at).map_err(|error| error.in_full())?;
+        let start = Start::of(model, &a.receipt, request, at).map_err(|error| error.in_full())?;
         let blocks = model.blocks.len();
         let reached = replay::run(model, batch, &start, blocks).map_err(|error| error.in_full())?;
         let Reached::There(last) = reached else {

@@ -4,7 +4,7 @@
 //!
 //! 1. The rows of all sequences go through all blocks but the last, one after another, each block going on from what earlier
 //!    calls left of each sequence (`Past`).
-//! 2. Only rows whose logits somebody wants go through the last block: its product is the widest of all.
+//! 2. The last block gives the logits of those rows alone that somebody wants them of: its product is the widest of all.
 //!
 //! Blocks are row by row or causal, and exact: how sequences are cut into calls, and which go together, changes no byte.
 
@@ -16,8 +16,8 @@ use ostrakon_nn::{NnError, SequencePast, Tensor};
 pub(super) struct Later<'a> {
     /// Their tokens, at least one.
     pub(super) tokens: &'a [u32],
-    /// Which of them logits are wanted of, rising.
-    pub(super) wanted: Vec<usize>,
+    /// Of how many of the last of them logits are wanted.
+    pub(super) wanted: usize,
     /// What earlier calls left.
     pub(super) past: Past,
 }
@@ -68,6 +68,9 @@ pub(super) trait Decoder: Send {
     /// # Errors
     /// A block fails, or does not give what it should.
     fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError>;
+
+    /// The model, if all of it is on this machine.
+    fn model(&mut self) -> Option<&mut Model>;
 }
 
 /// All blocks on this machine.
@@ -87,14 +90,11 @@ impl Decoder for LocalDecoder {
     fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError> {
         let (mut x, lengths) = inputs(&batch)?;
         let mut starts = Vec::with_capacity(batch.len());
-        let (mut pasts, mut wanted, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-        let mut row = 0;
-        for Later { tokens, wanted: rows, past } in batch {
+        let (mut pasts, mut counts) = (Vec::new(), Vec::new());
+        for Later { tokens, wanted, past } in batch {
             starts.push((past.rows, tokens.len()));
-            wanted.extend(rows.iter().map(|at| row + at));
-            counts.push(rows.len());
+            counts.push(wanted);
             pasts.push(past.blocks);
-            row += tokens.len();
         }
         let Some((last, blocks)) = self.model.blocks.split_last_mut() else {
             return Err(malformed("the package has no blocks"));
@@ -111,11 +111,11 @@ impl Decoder for LocalDecoder {
             x = done.output;
         }
         let mut logits = Vec::new();
-        if !wanted.is_empty() {
-            let (x, lengths) = picked(&x, row, &wanted)?;
-            let none = vec![SequencePast::default(); wanted.len()];
-            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, none)?;
-            logits = rows(&done.output, wanted.len(), self.vocabulary)?;
+        let wanted: usize = counts.iter().sum();
+        if wanted > 0 {
+            let nothing = vec![SequencePast::default(); counts.len()];
+            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, nothing)?;
+            logits = rows(&done.output, wanted, self.vocabulary)?;
         }
         let mut logits = logits.into_iter();
         let decoded = starts.into_iter().zip(pasts).zip(counts).map(|(((before, rows), blocks), count)| Decoded {
@@ -124,23 +124,27 @@ impl Decoder for LocalDecoder {
         });
         Ok(decoded.collect())
     }
+
+    fn model(&mut self) -> Option<&mut Model> {
+        Some(&mut self.model)
+    }
 }
 
 fn malformed(reason: impl Into<String>) -> NodeError {
     NodeError::Decoder(reason.into())
 }
 
-/// Token ids I32 [T], and lengths I32 [B, 2]: rows now, and rows before.
+/// Token ids I32 [T], and lengths I32 [B, 3]: rows now, rows before, and the last of them that are wanted.
 fn inputs(batch: &[Later<'_>]) -> Result<(Tensor, Tensor), NodeError> {
     let number = |count: usize| i32::try_from(count).map_err(|_| malformed("a sequence has too many rows"));
     let tokens = batch.iter().flat_map(|later| later.tokens).map(|&token| i32::try_from(token));
     let tokens: Vec<i32> = tokens.collect::<Result<_, _>>().map_err(|_| malformed("a token id is beyond 31 bits"))?;
-    let mut lengths = Vec::with_capacity(2 * batch.len());
+    let mut lengths = Vec::with_capacity(3 * batch.len());
     for later in batch {
-        lengths.extend([number(later.tokens.len())?, number(later.past.rows)?]);
+        lengths.extend([number(later.tokens.len())?, number(later.past.rows)?, number(later.wanted)?]);
     }
     let ids = Tensor::from_i32(vec![dimension(tokens.len())?], tokens).map_err(wrong)?;
-    let lengths = Tensor::from_i32(vec![dimension(batch.len())?, 2], lengths).map_err(wrong)?;
+    let lengths = Tensor::from_i32(vec![dimension(batch.len())?, 3], lengths).map_err(wrong)?;
     Ok((ids, lengths))
 }
 
@@ -150,20 +154,6 @@ fn dimension(count: usize) -> Result<u32, NodeError> {
 
 fn wrong(error: NnError) -> NodeError {
     malformed(error.to_string())
-}
-
-/// These rows of `x`, each as a sequence of its own.
-fn picked(x: &Tensor, count: usize, wanted: &[usize]) -> Result<(Tensor, Tensor), NodeError> {
-    let width = match x.dims() {
-        &[rows, width] if rows as usize == count && width > 0 => width,
-        other => return Err(malformed(format!("a block gives {other:?} where {count} rows went in"))),
-    };
-    let values = x.as_f32().map_err(wrong)?;
-    let picked = wanted.iter().filter_map(|&row| values.chunks_exact(width as usize).nth(row)).flatten();
-    let rows = dimension(wanted.len())?;
-    let x = Tensor::from_f32(vec![rows, width], picked.copied().collect()).map_err(wrong)?;
-    let lengths = Tensor::from_i32(vec![rows], vec![1; wanted.len()]).map_err(wrong)?;
-    Ok((x, lengths))
 }
 
 fn rows(logits: &Tensor, count: usize, vocabulary: u32) -> Result<Vec<Vec<f32>>, NodeError> {

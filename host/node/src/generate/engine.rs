@@ -10,16 +10,21 @@
 //! 3. One call runs the next row of every sequence that generates, and a piece of the prompts that are not through: short
 //!    while others generate, so that nobody waits long for his next token.
 //! 4. Whoever's last row was run gets a token. Who has all that was wanted is done.
+//! 5. If somebody waits for a receipt, its answer goes through one block in one piece: between the tokens of others, and on the
+//!    weights that are there.
 //!
 //! Which sequences go together changes no byte of any answer.
 
 use super::decoder::{Decoder, Later, Past};
+use super::one_piece::{OnePiece, Wanted};
 use super::prefix::Prefixes;
 use super::queue::{Queue, Waiting};
 use super::request::{Done, End, Piece};
 use super::sample::Likelihood;
 use super::{Limits, Statistics};
-use std::collections::BTreeMap;
+use crate::error::NodeError;
+use crate::receipt::Unsigned;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +43,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) queue: Queue,
+    pub(super) receipts: VecDeque<Wanted>,
     pub(super) ended: bool,
 }
 
@@ -93,9 +99,8 @@ impl Sequence {
         let through = end == self.tokens.len();
         let request = &self.waiting.request;
         let wanted = match request.prompt_likelihoods && begin < request.prompt.len() {
-            true => (0..end - begin).collect(),
-            false if through && self.most > 0 => vec![end - begin - 1],
-            false => Vec::new(),
+            true => end - begin,
+            false => usize::from(through && self.most > 0),
         };
         let past = std::mem::take(&mut self.past);
         Later { tokens: self.tokens.get(begin..end).unwrap_or_default(), wanted, past }
@@ -146,6 +151,12 @@ impl Sequence {
     }
 }
 
+/// How far a receipt has come.
+enum Progress {
+    Begun(OnePiece),
+    Done(Unsigned),
+}
+
 /// What the thread works with.
 pub(super) struct Engine<D> {
     decoder: D,
@@ -153,6 +164,8 @@ pub(super) struct Engine<D> {
     shared: Arc<Shared>,
     prefixes: Prefixes,
     running: Vec<Sequence>,
+    /// The receipt that is being made, once its run has begun.
+    receipt: Option<(Wanted, Option<OnePiece>)>,
     /// Bytes that a row leaves in all blocks, as the last call showed.
     row_bytes: usize,
 }
@@ -160,12 +173,12 @@ pub(super) struct Engine<D> {
 impl<D: Decoder> Engine<D> {
     pub(super) fn new(decoder: D, limits: Limits, shared: Arc<Shared>) -> Self {
         let prefixes = Prefixes::new(limits.prefix_bytes);
-        Self { decoder, limits, shared, prefixes, running: Vec::new(), row_bytes: 0 }
+        Self { decoder, limits, shared, prefixes, running: Vec::new(), receipt: None, row_bytes: 0 }
     }
 
     /// Run one token, so that what a row leaves is known and everything is warm.
-    pub(super) fn warm_up(&mut self) -> Result<(), crate::NodeError> {
-        let later = Later { tokens: &[0], wanted: vec![0], past: Past::default() };
+    pub(super) fn warm_up(&mut self) -> Result<(), NodeError> {
+        let later = Later { tokens: &[0], wanted: 1, past: Past::default() };
         let decoded = self.decoder.decode(vec![later])?;
         self.row_bytes = decoded.first().map_or(0, |decoded| decoded.past.bytes());
         Ok(())
@@ -174,7 +187,10 @@ impl<D: Decoder> Engine<D> {
     /// Work until the generator ends.
     pub(super) fn run(mut self) {
         while self.begin() {
-            self.step();
+            if !self.running.is_empty() {
+                self.step();
+            }
+            self.go_over();
             let mut statistics = lock(&self.shared.statistics);
             statistics.running = self.running.len() as u64;
             statistics.kept_bytes = self.prefixes.bytes() as u64;
@@ -204,7 +220,8 @@ impl<D: Decoder> Engine<D> {
                 }
             }
             lock(&shared.statistics).waiting = inner.queue.len() as u64;
-            if !self.running.is_empty() {
+            self.receipt = self.receipt.take().or_else(|| inner.receipts.pop_front().map(|wanted| (wanted, None)));
+            if !self.running.is_empty() || self.receipt.is_some() {
                 return true;
             }
             inner = shared.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -290,6 +307,29 @@ impl<D: Decoder> Engine<D> {
         statistics.busy += took;
         drop(statistics);
         self.finish();
+    }
+
+    /// Run the next block for a receipt, if one is wanted.
+    fn go_over(&mut self) {
+        let Some((wanted, piece)) = self.receipt.take() else { return };
+        if wanted.tell.is_closed() {
+            return;
+        }
+        match self.gone_over(&wanted, piece) {
+            Ok(Progress::Begun(piece)) => self.receipt = Some((wanted, Some(piece))),
+            Ok(Progress::Done(unsigned)) => drop(wanted.tell.send(Ok(unsigned))),
+            Err(error) => drop(wanted.tell.send(Err(error))),
+        }
+    }
+
+    fn gone_over(&mut self, wanted: &Wanted, piece: Option<OnePiece>) -> Result<Progress, NodeError> {
+        let elsewhere =
+            || NodeError::Decoder("its blocks are not all on this machine, which makes no receipt then".into());
+        let model = self.decoder.model().ok_or_else(elsewhere)?;
+        let Some(mut piece) = piece else {
+            return OnePiece::new(model, wanted.generated.clone()).map(Progress::Begun);
+        };
+        Ok(if piece.next(model)? { Progress::Done(piece.unsigned(model)?) } else { Progress::Begun(piece) })
     }
 
     /// Let go of those who are done.

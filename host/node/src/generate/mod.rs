@@ -12,9 +12,13 @@
 //! 3. The engine runs batches through the [`decoder`], chooses tokens ([`sample`]), and keeps what sequences left for those that
 //!    begin alike ([`prefix`]).
 //! 4. [`text`] makes text of tokens as they come; [`template`] makes a prompt of a conversation.
+//! 5. [`Generator::receipt`] makes the receipt of an answer, when somebody wants it: [`one_piece`] runs it once more, [`answered`] chooses
+//!    its tokens again.
 
+mod answered;
 mod decoder;
 mod engine;
+mod one_piece;
 mod prefix;
 mod queue;
 mod request;
@@ -22,6 +26,8 @@ mod sample;
 mod template;
 mod text;
 
+pub use answered::Answered;
+pub use one_piece::Receipting;
 pub use request::{Done, End, GenerateRequest, MAX_TOP, Piece, Pieces, Refusal};
 pub use sample::{Likelihood, OutOfRange, Sampling};
 pub use template::{Message, Template, TemplateError};
@@ -33,13 +39,18 @@ use crate::options::RunOptions;
 use crate::tokens::Tokens;
 use decoder::LocalDecoder;
 use engine::{Engine, Shared, lock};
+use one_piece::Wanted;
 use ostrakon_package::{Digest, Generation, Home, Manifest, TrustPolicy};
+use ostrakon_protocol::Generated;
 use queue::Waiting;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Receipts that may be waited for at once.
+const MAX_RECEIPTS: usize = 16;
 
 /// What a generator may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +185,45 @@ impl Generator {
         Ok(Pieces(receiver))
     }
 
+    /// An answer to a request, as receipts have it. One that was ended by whoever asked, at a stop string say, is one of
+    /// as many tokens as there are.
+    pub fn answered(&self, request: &GenerateRequest, answer: Vec<u32>) -> Generated {
+        let GenerateRequest { prompt, sampling, stop, max_tokens, .. } = request;
+        let left = u32::try_from(self.limits.context.saturating_sub(prompt.len())).unwrap_or(u32::MAX);
+        let given = u32::try_from(answer.len()).unwrap_or(u32::MAX);
+        let ends = answer.last().is_some_and(|token| stop.contains(token));
+        let max_tokens = if ends { (*max_tokens).min(left) } else { given };
+        let mut stop = stop.clone();
+        stop.sort_unstable();
+        stop.dedup();
+        Generated { prompt: prompt.clone(), answer, choice: sampling.into(), stop, max_tokens }
+    }
+
+    /// Make the receipt of an answer of this model: run it once more, in one piece, between the tokens of others.
+    ///
+    /// On the engine's own thread, because a second model would take the weights' memory twice; block by block, so that nobody waits
+    /// longer for a token than one block takes. The logits of the whole answer are in memory for a moment: with a
+    /// vocabulary of 49,152 an answer may have 5,400 tokens, then the quota of a block, 1 GiB, ends.
+    ///
+    /// # Errors
+    /// Too many receipts are being made already. Whether there is one is said by what comes back.
+    pub fn receipt(&self, generated: Generated) -> Result<Receipting, Refusal> {
+        let (tell, receiver) = oneshot::channel();
+        let mut inner = lock(&self.shared.inner);
+        if inner.ended {
+            return Err(Refusal::Ended);
+        }
+        inner.receipts.retain(|wanted| !wanted.tell.is_closed());
+        let waiting = inner.receipts.len();
+        if waiting >= MAX_RECEIPTS {
+            return Err(Refusal::Busy { waiting, after: Duration::from_secs(waiting as u64) });
+        }
+        inner.receipts.push_back(Wanted { generated, tell });
+        drop(inner);
+        self.shared.changed.notify_one();
+        Ok(Receipting(receiver))
+    }
+
     fn check(&self, request: &GenerateRequest) -> Result<(), Refusal> {
         request.sampling.check()?;
         let (tokens, context) = (request.prompt.len(), self.limits.context);
@@ -297,5 +347,6 @@ impl Drop for EndAtDrop {
         let mut inner = lock(&self.0.inner);
         inner.ended = true;
         inner.queue = queue::Queue::default();
+        inner.receipts.clear();
     }
 }

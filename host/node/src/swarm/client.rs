@@ -451,6 +451,7 @@ fn believed(
     receipt.request = Some(job.request.clone());
     let row = (width as usize).saturating_mul(4).max(1);
     let outputs = texts.iter().zip(rows.chunks_exact(row)).map(|(&(tokens, truncated), row)| Output {
+        wrong: None,
         tokens: tokens as usize,
         truncated,
         values: floats(row),

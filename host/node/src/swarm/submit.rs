@@ -64,7 +64,10 @@ pub fn admit(from: &PublicKey, signed: &SignedJob) -> Result<(), NotTaken> {
     if texts.is_empty() || texts.len() > MAX_TEXTS {
         return Err(NotTaken::bad(format!("a job has 1 to {MAX_TEXTS} texts, not {}", texts.len())));
     }
-    expect_texts(texts).map_err(|error| NotTaken::bad(error.to_string()))
+    if job.request.generation.is_some() {
+        return Err(NotTaken::bad("a job is for texts: the answer in its request was generated elsewhere"));
+    }
+    expect_texts(&job.request).map_err(|error| NotTaken::bad(error.to_string()))
 }
 
 /// What is to be run for a job.
