@@ -19,7 +19,7 @@ use super::{
     decoder::{ExactBlock, Run},
     exact::{self, ExactLinear},
     matrix::{Matrix, covariance},
-    rounding::{Inputs, round_rows},
+    rounding::{Inputs, Rounded, round_rows},
     smooth,
     weights::{Block, Weights},
 };
@@ -30,6 +30,8 @@ use rayon::ThreadPool;
 const DAMPING: f64 = 0.05;
 /// Rows by which the prescale is chosen.
 const SAMPLE: usize = 1024;
+/// Rows of weights that are rounded at once.
+const ROWS: usize = 4096;
 /// The root of the mean over the rows of the squared relative change that 8-bit activations may make.
 const ENOUGH: f64 = 0.02;
 
@@ -116,11 +118,10 @@ impl Work<'_> {
         x: &Matrix<f32>,
         wanted: Option<Activation>,
     ) -> Result<(ExactLinear, Matrix<f32>), ImportError> {
-        let (prescale, rounded) = self.pool.install(|| {
+        let (rounded, prescale) = self.pool.install(|| {
             let prescale = smooth::prescale(&sample(x), weight);
             let inputs = Inputs::new(&covariance(&x.map_columns(&prescale)), DAMPING);
-            let rounded = inputs.round(&unscaled(weight, &prescale));
-            (prescale, rounded)
+            (round(&inputs, weight, &prescale), prescale)
         });
         let mut layer = self.run.prepare(rounded, &prescale, wanted.unwrap_or(Activation::U16))?;
         let mut y = self.run.linear(&layer, x)?;
@@ -156,6 +157,18 @@ fn sample(x: &Matrix<f32>) -> Matrix<f32> {
     let every = x.rows.div_ceil(SAMPLE).max(1);
     let data: Vec<f32> = x.iter_rows().step_by(every).flatten().copied().collect();
     Matrix { rows: data.len() / x.columns.max(1), columns: x.columns, data }
+}
+
+/// The codes of all rows, some at a time: a head has many, and each takes twice its floats.
+fn round(inputs: &Inputs, weight: &Matrix<f32>, prescale: &[f32]) -> Rounded {
+    let mut all = Rounded { codes: Vec::with_capacity(weight.data.len()), scale: Vec::with_capacity(weight.rows) };
+    for rows in weight.data.chunks(ROWS * weight.columns.max(1)) {
+        let rows = Matrix { rows: rows.len() / weight.columns.max(1), columns: weight.columns, data: rows.to_vec() };
+        let some = inputs.round(&unscaled(&rows, prescale));
+        all.codes.extend(some.codes);
+        all.scale.extend(some.scale);
+    }
+    all
 }
 
 /// The weights for inputs that are multiplied by `prescale`.
