@@ -38,7 +38,7 @@ const ENOUGH: f64 = 0.02;
 /// What becomes of each piece as soon as it is finished.
 pub(super) enum Piece {
     Embeddings(Embedding),
-    Block(ExactBlock),
+    Block(Box<ExactBlock>),
     Head(RmsNorm, ExactLinear),
 }
 
@@ -67,7 +67,7 @@ impl Work<'_> {
         for i in 0..self.config.blocks {
             progress("quantise", i as u64 + 1, total);
             let (block, next) = self.block(&weights.block(i, self.config)?, &x)?;
-            finished(Piece::Block(block));
+            finished(Piece::Block(Box::new(block)));
             x = next;
         }
         progress("quantise", total - 1, total);
