@@ -39,7 +39,7 @@ const ENOUGH: f64 = 0.02;
 pub(super) enum Piece {
     Embeddings(Embedding),
     Block(Box<ExactBlock>),
-    Head(RmsNorm, ExactLinear),
+    Head(RmsNorm, Box<ExactLinear>),
 }
 
 pub(super) struct Work<'a> {
@@ -77,7 +77,7 @@ impl Work<'_> {
         if self.precision == Precision::AllU8 {
             head.layer.activation = Activation::U8;
         }
-        finished(Piece::Head(norm, head));
+        finished(Piece::Head(norm, Box::new(head)));
         progress("quantise", total, total);
         Ok(())
     }
