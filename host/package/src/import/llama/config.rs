@@ -87,13 +87,13 @@ impl Published<'_> {
             epsilon: self.epsilon as f32,
             tied: self.tied,
         };
-        if config.heads % config.kv_heads != 0 {
+        if !config.heads.is_multiple_of(config.kv_heads) {
             return Err(format!("{heads_name} is {heads}, which is no multiple of {kv_name}, {kv_heads}"));
         }
         if config.heads + config.kv_heads > MAX_HEADS || config.heads * config.head > MAX_WIDTH {
             return Err(format!("{heads} heads and {kv_heads} for keys, {head} wide, are too many"));
         }
-        if config.head % 2 != 0 {
+        if !config.head.is_multiple_of(2) {
             return Err(format!("{head_name} is {head}: positions turn pairs of columns, so it must be even"));
         }
         if !(MIN_EPSILON..=1.0).contains(&config.epsilon) {

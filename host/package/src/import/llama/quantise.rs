@@ -19,7 +19,7 @@ use super::{
     decoder::{ExactBlock, Run},
     exact::{self, ExactLinear},
     matrix::{Matrix, covariance},
-    rounding::{Inputs, round_rows},
+    rounding::{Inputs, Rounded, round_rows},
     smooth,
     weights::{Block, Weights},
 };
@@ -30,14 +30,16 @@ use rayon::ThreadPool;
 const DAMPING: f64 = 0.05;
 /// Rows by which the prescale is chosen.
 const SAMPLE: usize = 1024;
+/// Rows of weights that are rounded at once.
+const ROWS: usize = 4096;
 /// The root of the mean over the rows of the squared relative change that 8-bit activations may make.
 const ENOUGH: f64 = 0.02;
 
 /// What becomes of each piece as soon as it is finished.
 pub(super) enum Piece {
     Embeddings(Embedding),
-    Block(ExactBlock),
-    Head(RmsNorm, ExactLinear),
+    Block(Box<ExactBlock>),
+    Head(RmsNorm, Box<ExactLinear>),
 }
 
 pub(super) struct Work<'a> {
@@ -65,7 +67,7 @@ impl Work<'_> {
         for i in 0..self.config.blocks {
             progress("quantise", i as u64 + 1, total);
             let (block, next) = self.block(&weights.block(i, self.config)?, &x)?;
-            finished(Piece::Block(block));
+            finished(Piece::Block(Box::new(block)));
             x = next;
         }
         progress("quantise", total - 1, total);
@@ -75,7 +77,7 @@ impl Work<'_> {
         if self.precision == Precision::AllU8 {
             head.layer.activation = Activation::U8;
         }
-        finished(Piece::Head(norm, head));
+        finished(Piece::Head(norm, Box::new(head)));
         progress("quantise", total, total);
         Ok(())
     }
@@ -116,11 +118,10 @@ impl Work<'_> {
         x: &Matrix<f32>,
         wanted: Option<Activation>,
     ) -> Result<(ExactLinear, Matrix<f32>), ImportError> {
-        let (prescale, rounded) = self.pool.install(|| {
+        let (rounded, prescale) = self.pool.install(|| {
             let prescale = smooth::prescale(&sample(x), weight);
             let inputs = Inputs::new(&covariance(&x.map_columns(&prescale)), DAMPING);
-            let rounded = inputs.round(&unscaled(weight, &prescale));
-            (prescale, rounded)
+            (round(&inputs, weight, &prescale), prescale)
         });
         let mut layer = self.run.prepare(rounded, &prescale, wanted.unwrap_or(Activation::U16))?;
         let mut y = self.run.linear(&layer, x)?;
@@ -156,6 +157,18 @@ fn sample(x: &Matrix<f32>) -> Matrix<f32> {
     let every = x.rows.div_ceil(SAMPLE).max(1);
     let data: Vec<f32> = x.iter_rows().step_by(every).flatten().copied().collect();
     Matrix { rows: data.len() / x.columns.max(1), columns: x.columns, data }
+}
+
+/// The codes of all rows, some at a time: a head has many, and each takes twice its floats.
+fn round(inputs: &Inputs, weight: &Matrix<f32>, prescale: &[f32]) -> Rounded {
+    let mut all = Rounded { codes: Vec::with_capacity(weight.data.len()), scale: Vec::with_capacity(weight.rows) };
+    for rows in weight.data.chunks(ROWS * weight.columns.max(1)) {
+        let rows = Matrix { rows: rows.len() / weight.columns.max(1), columns: weight.columns, data: rows.to_vec() };
+        let some = inputs.round(&unscaled(&rows, prescale));
+        all.codes.extend(some.codes);
+        all.scale.extend(some.scale);
+    }
+    all
 }
 
 /// The weights for inputs that are multiplied by `prescale`.
