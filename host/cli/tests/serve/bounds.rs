@@ -49,17 +49,22 @@ fn whoever_leaves_is_not_computed_for() {
 
 #[test]
 fn who_comes_when_all_is_full_is_told_when_to_come_back() {
-    let server = Server::writer(&["--sequences", "1", "--waiting", "2"]);
+    let server = Server::writer(&["--sequences", "1", "--waiting", "16"]);
     let mut body = long();
     body["n"] = json!(16);
+    let _taken = begin(&server, &body);
+    server.until("it waits", |server| server.counted("ostrakon_waiting") > 0.0);
     let refused = server.post(TEXTS, &body);
     assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(refused.error(), (429, None, Some("rate_limit_exceeded".into())));
-    // What was taken of it before it was refused is given up.
+    // What was taken of it before it was refused is given up; what had been taken before is not.
     server.until("it is empty", |server| {
         server.counted("ostrakon_running") + server.counted("ostrakon_waiting") == 0.0
     });
     assert_eq!(server.post(TEXTS, &long()).status, 200);
+    // For so much there is never room.
+    body["prompt"] = json!(["a", "b"]);
+    assert_eq!(server.post(TEXTS, &body).error().0, 400);
 }
 
 #[test]
