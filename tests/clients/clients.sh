@@ -23,7 +23,7 @@ python_with() {
     fi
 }
 wants python && python_with openai "openai==3.54.0"
-wants harness && python_with lm-eval "lm_eval[api]==0.4.13"
+wants harness && python_with lm-eval "lm_eval[api]==0.4.13" "transformers==5.23.0"
 wants schemathesis && python_with schemathesis "schemathesis==4.32.5"
 if wants javascript && [ ! -d "$work/javascript/node_modules/openai" ]; then
     mkdir -p "$work/javascript"

@@ -27,6 +27,12 @@ pub(super) struct Question {
 
 /// The answers to come, those of the first prompt first. `field` is the one that the prompts came in.
 pub(super) fn ask(generator: &Generator, question: &Question, field: &str) -> Result<Vec<Pieces>, ApiError> {
+    let (wanted, most) = (question.prompts.len() * question.choices as usize, generator.limits().waiting);
+    if wanted > most {
+        // There will never be room for them.
+        let message = format!("{wanted} answers at once, at most {most}: ask for fewer");
+        return Err(ApiError::invalid(message).of_field(field));
+    }
     let mut all = Vec::new();
     for prompt in &question.prompts {
         for choice in 0..question.choices {
