@@ -76,10 +76,11 @@ bench: test-data ## measure against the engines people use today
 	"$(TARGET)/release/audit-cost" build/packages/minilm-1 "$(CURDIR)/$(PLUGINS)"
 	"$(TARGET)/release/fleet-bench" "$(CURDIR)/$(PLUGINS)"
 	"$(TARGET)/release/swarm-bench" "$(OSTRAKON)" build/packages/minilm-3 "$(CURDIR)/$(PLUGINS)"
-	$(CARGO) build --release $(HOSTED) -q --example audit_speed --bench operations
+	$(CARGO) build --release $(HOSTED) -q --example audit_speed --bench operations --bench decode
 	"$(TARGET)/release/examples/audit_speed"
-	$(CARGO) bench $(HOSTED) -q --bench operations
+	$(CARGO) bench $(HOSTED) -q --bench operations --bench decode
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" tests/peers/decode.sh "$(TARGET)/release/generate-peer" build/packages/smollm2-1
 
 .PHONY: fmt-check test-data
 fmt-check:

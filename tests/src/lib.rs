@@ -11,6 +11,5 @@ pub mod serving;
 pub mod statistics;
 pub mod swarm;
 pub mod tiny;
-pub mod tiny_llama;
 pub mod tiny_writer;
 pub mod trial;

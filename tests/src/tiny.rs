@@ -60,15 +60,15 @@ impl Random {
         (0..count).map(|_| (0..=counts.below(MAX_TOKENS + 1)).map(|_| word()).collect::<Vec<_>>().join(" ")).collect()
     }
 
-    pub(crate) fn codes(&mut self, n: usize) -> Vec<i8> {
+    fn codes(&mut self, n: usize) -> Vec<i8> {
         (0..n).map(|_| (self.next() % 255) as u8 as i8).map(|code| code.max(-127)).collect()
     }
 
-    pub(crate) fn floats(&mut self, n: usize, least: f32, most: f32) -> Vec<f32> {
+    fn floats(&mut self, n: usize, least: f32, most: f32) -> Vec<f32> {
         (0..n).map(|_| least + (most - least) * (self.below(1000) as f32 / 999.0)).collect()
     }
 
-    pub(crate) fn linear(&mut self, name: &str, outputs: usize, inputs: usize, activation: &str) -> ImportedLayer {
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, activation: &str) -> ImportedLayer {
         let scale = 1.0 / (127.0 * (inputs as f32).sqrt());
         let mut parts = vec![
             ImportedPart::codes("weight", vec![outputs, inputs], &self.codes(outputs * inputs)),

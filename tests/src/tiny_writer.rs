@@ -2,7 +2,7 @@
 //! unless it is told by biases what to write.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it is wrong")]
 
-use crate::tiny::{Random, key};
+use crate::tiny::{Random, key, plugin};
 use ostrakon_package::{
     ImportedBlock, ImportedGeneration, ImportedLayer, ImportedModel, ImportedPart, NamedComponent, write_package,
 };
@@ -15,7 +15,8 @@ pub const CONTEXT: usize = 256;
 pub const BEGIN: u32 = 256;
 /// The token that ends one, and an answer.
 pub const END: u32 = 257;
-const VOCABULARY: usize = 258;
+/// Tokens.
+pub const VOCABULARY: usize = 258;
 const DECODERS: usize = 2;
 const WIDTH: usize = 32;
 const HEADS: usize = 2;
@@ -151,12 +152,9 @@ pub fn model() -> ImportedModel {
 ///
 /// # Panics
 /// When it cannot be: `make plugins` builds the component.
-pub fn package(directory: &Path) -> PathBuf {
-    let component = crate::packed::plugins().join("block-llama.wasm");
-    let wasm =
-        std::fs::read(&component).unwrap_or_else(|e| panic!("{}: {e}: run `make plugins` first", component.display()));
-    let out = directory.join("tiny-writer");
-    let components = [NamedComponent { name: "block-llama".into(), wasm }];
-    write_package(&model(), &components, 1, &out, &key(0)).unwrap_or_else(|e| panic!("{e:?}"));
+pub fn package(directory: &Path, shards: usize) -> PathBuf {
+    let out = directory.join(format!("tiny-writer-{shards}"));
+    let components = [NamedComponent { name: "block-llama".into(), wasm: plugin("block-llama") }];
+    write_package(&model(), &components, shards, &out, &key(0)).unwrap_or_else(|e| panic!("{e:?}"));
     out
 }

@@ -8,7 +8,7 @@ use ostrakon_node::{Arithmetic, Model, RunOptions, SignedReceipt, progress};
 use ostrakon_protocol::{Digest, Generated};
 use ostrakon_tests::forge::{Loose, Signers};
 use ostrakon_tests::tiny::{Random, Tiny, expect, key, policy, quick};
-use ostrakon_tests::tiny_llama::{CONTEXT, WORDS, package};
+use ostrakon_tests::tiny_writer::{BEGIN, CONTEXT, END, VOCABULARY, package};
 use ostrakon_tests::trial::{Auditors, Outcome, auditing};
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ fn warm(seed: u64) -> Sampling {
 impl Scene {
     fn new(shards: usize) -> Self {
         let tiny = Tiny::new();
-        let package = package(&tiny, shards);
+        let package = package(tiny.path(), shards);
         let generator = expect(Generator::open(&package, &policy(), &tiny.home(), &quick(), Limits::default()));
         let model = tiny.load(&package, &quick());
         let auditors = Auditors::of(&package, &tiny.home());
@@ -104,7 +104,7 @@ fn claim(run: &Loose, change: impl FnOnce(&mut Generated)) -> Loose {
     run
 }
 
-const PROMPT: [u32; 6] = [WORDS, 3, 5, 9, WORDS + 1, WORDS + 2];
+const PROMPT: [u32; 6] = [BEGIN, 3, 5, 9, END, BEGIN];
 const BLOCKS: [&str; 5] = ["embeddings", "blocks.0", "blocks.1", "blocks.2", "head"];
 
 #[test]
@@ -118,7 +118,7 @@ fn honest_answers_are_accepted() {
             (Sampling::default(), PROMPT.to_vec(), 40),
             (sampled, vec![4; 60], 25),
             (warm(1), vec![1], 1),
-            (Sampling { presence_penalty: 0.5, frequency_penalty: 0.1, ..warm(2) }, vec![1, 2], CONTEXT),
+            (Sampling { presence_penalty: 0.5, frequency_penalty: 0.1, ..warm(2) }, vec![1, 2], CONTEXT as u32),
         ] {
             let generated = scene.answer(&prompt, &sampling, &[], most);
             let signed = scene.receipt(&generated);
@@ -224,7 +224,7 @@ fn an_answer_ends_where_it_must() {
     let lie = claim(&run, |g| g.max_tokens = 0);
     scene.assert_issuer(&lie, None);
     // With the model's context it does end, whatever was asked for.
-    let full = scene.answer(&[1; CONTEXT as usize - 9], &sampling, &[], 9);
+    let full = scene.answer(&[1; CONTEXT - 9], &sampling, &[], 9);
     let run = scene.run(&full);
     scene.assert_accepted(&claim(&run, |g| g.max_tokens = 4000));
 }
@@ -277,9 +277,9 @@ fn what_is_no_answer_is_not_run() {
     let generated = scene.answer(&PROMPT, &warm(8), &[], 12);
     let run = scene.run(&generated);
     let changed: [(&dyn Fn(&mut Generated), &str); 5] = [
-        (&|g| g.prompt[0] = WORDS + 3, "none of the model's"),
+        (&|g| g.prompt[0] = VOCABULARY as u32, "none of the model's"),
         (&|g| g.answer[0] = u32::MAX, "none of the model's"),
-        (&|g| g.prompt = vec![1; CONTEXT as usize], "pass the model's context"),
+        (&|g| g.prompt = vec![1; CONTEXT], "pass the model's context"),
         (&|g| g.choice.temperature = f32::NAN.to_bits(), "temperature"),
         (&|g| g.choice.bias = vec![(0, 1e9f32.to_bits())], "logit_bias"),
     ];

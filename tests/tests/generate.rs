@@ -5,11 +5,11 @@ use ostrakon_node::generate::{
     Done, End, GenerateRequest, Generator, Likelihood, Limits, Message, Piece, Pieces, Refusal, Sampling,
 };
 use ostrakon_tests::tiny::{Random, Tiny, expect, policy, quick};
-use ostrakon_tests::tiny_llama::{CONTEXT, END, WORDS, package};
+use ostrakon_tests::tiny_writer::{BEGIN, CONTEXT, END, VOCABULARY, package};
 use std::time::{Duration, Instant};
 
 fn generator(tiny: &Tiny, limits: Limits) -> Generator {
-    expect(Generator::open(&package(tiny, 1), &policy(), &tiny.home(), &quick(), limits))
+    expect(Generator::open(&package(tiny.path(), 1), &policy(), &tiny.home(), &quick(), limits))
 }
 
 fn request(prompt: Vec<u32>, max_tokens: u32) -> GenerateRequest {
@@ -55,7 +55,7 @@ fn answer(generator: &Generator, request: GenerateRequest) -> Answer {
 }
 
 fn words(random: &mut Random, count: usize) -> Vec<u32> {
-    (0..count).map(|_| random.below(WORDS as usize) as u32).collect()
+    (0..count).map(|_| random.below(256) as u32).collect()
 }
 
 /// Requests of all kinds.
@@ -137,7 +137,7 @@ fn an_answer_ends_at_its_mark_and_at_the_context() {
     let first = all.tokens.iter().position(|&token| token == mark).unwrap();
     let ended = answer(&generator, GenerateRequest { stop: vec![mark], ..request(vec![1, 2, 3], 60) });
     assert_eq!((ended.done.end, &ended.tokens[..]), (End::Stop, &all.tokens[..=first]));
-    let full = answer(&generator, request(vec![7; CONTEXT as usize - 5], 60));
+    let full = answer(&generator, request(vec![7; CONTEXT - 5], 60));
     assert_eq!((full.done.end, full.tokens.len()), (End::Length, 5));
     assert_eq!(generator.stop_tokens(), [END]);
 }
@@ -148,9 +148,9 @@ fn what_makes_no_sense_is_refused_and_named() {
     let generator = generator(&tiny, Limits::default());
     let refusal = |request| generator.ask(request).unwrap_err();
     assert_eq!(refusal(request(Vec::new(), 1)), Refusal::Empty);
-    let context = CONTEXT as usize;
+    let context = CONTEXT;
     assert_eq!(refusal(request(vec![0; context], 1)), Refusal::TooLong { tokens: context, context });
-    let vocabulary = WORDS + 3;
+    let vocabulary = VOCABULARY as u32;
     assert_eq!(refusal(request(vec![1, vocabulary], 1)), Refusal::Token { token: vocabulary, vocabulary });
     assert_eq!(refusal(GenerateRequest { likelihoods: Some(21), ..request(vec![1], 1) }), Refusal::Top(21));
     let hot = Sampling { temperature: f32::INFINITY, ..Sampling::default() };
@@ -173,7 +173,7 @@ fn until(what: &str, done: impl Fn() -> bool) {
 fn who_leaves_is_forgotten_and_who_is_too_many_is_told() {
     let tiny = Tiny::new();
     let generator = generator(&tiny, Limits { sequences: 2, waiting: 3, ..Limits::default() });
-    let long = || request(vec![1], CONTEXT - 1);
+    let long = || request(vec![1], CONTEXT as u32 - 1);
     let mut all = Vec::new();
     let refused = loop {
         match generator.ask(long()) {
@@ -197,7 +197,7 @@ fn who_leaves_is_forgotten_and_who_is_too_many_is_told() {
 fn what_waits_when_the_generator_ends_is_ended() {
     let tiny = Tiny::new();
     let generator = generator(&tiny, Limits { sequences: 1, ..Limits::default() });
-    let mut all: Vec<Pieces> = (0..20).map(|_| generator.ask(request(vec![1], CONTEXT - 1)).unwrap()).collect();
+    let mut all: Vec<Pieces> = (0..20).map(|_| generator.ask(request(vec![1], CONTEXT as u32 - 1)).unwrap()).collect();
     drop(generator);
     for pieces in &mut all {
         while pieces.blocking_next().is_some() {}
@@ -209,11 +209,11 @@ fn a_conversation_becomes_a_prompt_and_tokens_become_text() {
     let tiny = Tiny::new();
     let generator = generator(&tiny, Limits::default());
     let said = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let prompt = generator.prompt_of(&[said("user", "w3 w5")]).unwrap();
-    assert_eq!(prompt, [WORDS, 3, 5, WORDS + 1, WORDS + 2]);
-    let error = generator.prompt_of(&[said("system", "w1")]).unwrap_err().to_string();
-    assert!(error.contains("nobody tells this model what to do"), "{error}");
-    assert_eq!(generator.tokens_of("w1 w2").unwrap(), [1, 2]);
+    let prompt = generator.prompt_of(&[said("user", "Hi <|im_end|>")]).unwrap();
+    let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<u32>>();
+    let marked = [vec![BEGIN], bytes("user\nHi "), vec![END, END], bytes("\n"), vec![BEGIN], bytes("assistant\n")];
+    assert_eq!(prompt, marked.concat());
+    assert_eq!(generator.tokens_of("né").unwrap(), bytes("né"));
 
     let text = |tokens: &[u32], stop: &[&str]| {
         let mut stream = generator.text_stream(stop.iter().map(|&s| s.to_owned()).collect());
@@ -221,7 +221,14 @@ fn a_conversation_becomes_a_prompt_and_tokens_become_text() {
         pieces.push(stream.finish());
         (pieces.concat(), stream.is_stopped())
     };
-    assert_eq!(text(&[1, 12, 3, END], &[]), ("w1 w12 w3".into(), false));
-    assert_eq!(text(&[1, 12, 3, 4], &["2 w"]), ("w1 w1".into(), true));
-    assert_eq!(text(&[1, 12, 3], &["w3 w4"]), ("w1 w12 w3".into(), false));
+    let one = |text_of: &str, stop: &[&str]| text(&bytes(text_of), stop);
+    assert_eq!(text(&[bytes("a né, "), vec![END]].concat(), &[]), ("a né, ".into(), false));
+    assert_eq!(one("one two three", &["o t"]), ("one tw".into(), true));
+    assert_eq!(one("one two", &["two three", "", "ne"]), ("o".into(), true));
+    assert_eq!(one("one two", &["two three"]), ("one two".into(), false));
+    // A character comes when it is whole; what never becomes one is shown as that.
+    let mut stream = generator.text_stream(Vec::new());
+    let pieces: Vec<String> = bytes("é😀").into_iter().map(|token| stream.push(token)).collect();
+    assert_eq!(pieces, ["", "é", "", "", "", "😀"]);
+    assert_eq!(text(&[0x61, 0xff], &[]), ("a\u{fffd}".into(), false));
 }

@@ -55,6 +55,8 @@ pub struct Packed {
     pub bytes: u64,
     /// How many shards it has.
     pub shards: usize,
+    /// Whether it writes text.
+    pub generates: bool,
     /// Milliseconds.
     pub took_ms: f64,
 }
@@ -143,6 +145,7 @@ pub(crate) fn describe(path: &Path, signer: &SigningKey, start: Instant) -> Resu
         signed_by: signer.public().to_string(),
         bytes: package.manifest().files().map(|(_, _, bytes)| bytes).sum(),
         shards: package.manifest().shards.len(),
+        generates: package.manifest().generation.is_some(),
         took_ms: start.elapsed().as_secs_f64() * 1e3,
     })
 }

@@ -50,6 +50,7 @@ pub(crate) fn run(args: PackArgs, json: bool) -> Result<(), Problem> {
     writeln!(out, "  {}  {}", style.faint("signed"), packed.signed_by)?;
     let word = if in_store { &packed.model } else { &packed.path };
     match float::tier(Path::new(&packed.path))? {
+        Tier::Exact if packed.generates => writeln!(out, "talk with it: ostrakon chat {word}")?,
         Tier::Exact => writeln!(out, "run it: ostrakon run {word} --text 'A man is eating food.'")?,
         Tier::Float => writeln!(out, "see what it takes: ostrakon inspect {word}")?,
     }

@@ -18,7 +18,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 
 #[test]
 fn vectors_are_those_of_the_model() {
-    let server = Server::start(&[], |files| vec![packed::minilm(1), tiny_writer::package(files)]);
+    let server = Server::start(&[], |files| vec![packed::minilm(1), tiny_writer::package(files, 1)]);
     let list = server.get("/v1/models").json();
     let models = list["data"].as_array().unwrap();
     assert_eq!((models.len(), &models[0]["task"], &models[1]["task"]), (2, &json!("embedding"), &json!("generation")));

@@ -132,7 +132,7 @@ fn without_keys_only_this_machine_is_answered() {
 #[test]
 fn command_lines_that_make_no_sense_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let package = ostrakon_tests::tiny_writer::package(directory.path());
+    let package = ostrakon_tests::tiny_writer::package(directory.path(), 1);
     let empty = directory.path().join("empty");
     std::fs::File::create(&empty).unwrap().write_all(b"\n# none\n").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -34,7 +34,7 @@ impl Drop for Server {
 impl Server {
     /// Of the model that writes noise.
     pub(crate) fn writer(arguments: &[&str]) -> Self {
-        Self::start(arguments, |files| vec![ostrakon_tests::tiny_writer::package(files)])
+        Self::start(arguments, |files| vec![ostrakon_tests::tiny_writer::package(files, 1)])
     }
 
     /// Of these packages.
