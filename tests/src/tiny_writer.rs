@@ -153,8 +153,8 @@ pub fn model() -> ImportedModel {
 /// When it cannot be: `make plugins` builds the component.
 pub fn package(directory: &Path) -> PathBuf {
     let component = crate::packed::plugins().join("block-llama.wasm");
-    let wasm = std::fs::read(&component)
-        .unwrap_or_else(|e| panic!("{}: {e}: run `make plugins` first", component.display()));
+    let wasm =
+        std::fs::read(&component).unwrap_or_else(|e| panic!("{}: {e}: run `make plugins` first", component.display()));
     let out = directory.join("tiny-writer");
     let components = [NamedComponent { name: "block-llama".into(), wasm }];
     write_package(&model(), &components, 1, &out, &key(0)).unwrap_or_else(|e| panic!("{e:?}"));

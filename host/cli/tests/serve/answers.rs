@@ -34,7 +34,10 @@ fn conversations() {
     // What is written, and when it ends.
     let answer = server.ask(CHAT, &chat(json!({"logit_bias": only(b'a')})));
     assert_eq!(answer["choices"][0]["message"], json!({"role": "assistant", "content": "aaaaaaaa", "refusal": null}));
-    assert_eq!((&answer["object"], &answer["choices"][0]["finish_reason"]), (&json!("chat.completion"), &json!("length")));
+    assert_eq!(
+        (&answer["object"], &answer["choices"][0]["finish_reason"]),
+        (&json!("chat.completion"), &json!("length"))
+    );
     // <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n
     assert_eq!((&answer["usage"]["prompt_tokens"], &answer["usage"]["completion_tokens"]), (&json!(24), &json!(8)));
     let fingerprint = answer["system_fingerprint"].as_str().unwrap().strip_prefix("fp_").unwrap();
@@ -42,10 +45,16 @@ fn conversations() {
 
     let ended = server.ask(CHAT, &chat(json!({"logit_bias": {END.to_string(): 100}})));
     assert_eq!(ended["choices"][0]["message"]["content"], "");
-    assert_eq!((&ended["choices"][0]["finish_reason"], &ended["usage"]["completion_tokens"]), (&json!("stop"), &json!(1)));
+    assert_eq!(
+        (&ended["choices"][0]["finish_reason"], &ended["usage"]["completion_tokens"]),
+        (&json!("stop"), &json!(1))
+    );
 
     let stopped = server.ask(CHAT, &chat(json!({"logit_bias": only(b'a'), "stop": "aaa"})));
-    assert_eq!((&stopped["choices"][0]["message"]["content"], &stopped["choices"][0]["finish_reason"]), (&json!(""), &json!("stop")));
+    assert_eq!(
+        (&stopped["choices"][0]["message"]["content"], &stopped["choices"][0]["finish_reason"]),
+        (&json!(""), &json!("stop"))
+    );
 
     // The same seed, the same answer; without one, a fresh one that gives the answer again.
     let seeded = |seed: i64| {
@@ -72,7 +81,10 @@ fn conversations() {
     assert_eq!(content.len(), 8);
     for token in content {
         assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 2);
-        assert_eq!((&token["logprob"], &token["token"]), (&token["top_logprobs"][0]["logprob"], &token["top_logprobs"][0]["token"]));
+        assert_eq!(
+            (&token["logprob"], &token["token"]),
+            (&token["top_logprobs"][0]["logprob"], &token["top_logprobs"][0]["token"])
+        );
         assert!(token["logprob"].as_f64().unwrap() < 0.0);
     }
 }
@@ -80,7 +92,9 @@ fn conversations() {
 #[test]
 fn streams() {
     let server = Server::writer(&[]);
-    for more in [json!({"seed": 4}), json!({"temperature": 0, "logprobs": true, "top_logprobs": 1}), json!({"stop": "\n"})] {
+    for more in
+        [json!({"seed": 4}), json!({"temperature": 0, "logprobs": true, "top_logprobs": 1}), json!({"stop": "\n"})]
+    {
         let more = with(more, json!({"seed": 4, "max_tokens": 40}));
         let whole = server.ask(CHAT, &chat(more.clone()));
         let events = server.post(CHAT, &chat(with(more, json!({"stream": true})))).events();
@@ -118,7 +132,8 @@ fn streams() {
     let all: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!(all, "Helloxxxxxxxx");
     assert!(events.iter().all(|event| event["object"] == "text_completion"));
-    let scored = server.post(TEXTS, &text(json!({"stream": true, "echo": true, "logprobs": 0, "max_tokens": 2}))).events();
+    let scored =
+        server.post(TEXTS, &text(json!({"stream": true, "echo": true, "logprobs": 0, "max_tokens": 2}))).events();
     let logprobs = scored.iter().filter_map(|event| event["choices"][0]["logprobs"]["tokens"].as_array());
     assert_eq!(logprobs.flatten().count(), 7);
 }
@@ -171,7 +186,10 @@ fn texts_are_gone_on_with() {
     // As much as fits.
     let full = "x".repeat(CONTEXT - 3);
     let answer = server.ask(TEXTS, &text(json!({"prompt": full, "max_tokens": 100, "logit_bias": only(b'a')})));
-    assert_eq!((&answer["choices"][0]["text"], &answer["choices"][0]["finish_reason"]), (&json!("aaa"), &json!("length")));
+    assert_eq!(
+        (&answer["choices"][0]["text"], &answer["choices"][0]["finish_reason"]),
+        (&json!("aaa"), &json!("length"))
+    );
 
     // What is asked again is not computed again, and is the same.
     let long = "What is asked twice".repeat(5);

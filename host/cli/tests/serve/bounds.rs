@@ -39,9 +39,8 @@ fn whoever_leaves_is_not_computed_for() {
             stream.read_exact(&mut some).unwrap();
         }
         drop(stream);
-        server.until("it ends", |server| {
-            server.counted("ostrakon_running") + server.counted("ostrakon_waiting") == 0.0
-        });
+        server
+            .until("it ends", |server| server.counted("ostrakon_running") + server.counted("ostrakon_waiting") == 0.0);
         let done = server.counted("ostrakon_generated_tokens_total") - generated;
         assert!(done < 16.0 * 240.0, "{done}");
     }
@@ -58,9 +57,8 @@ fn who_comes_when_all_is_full_is_told_when_to_come_back() {
     assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     assert_eq!(refused.error(), (429, None, Some("rate_limit_exceeded".into())));
     // What was taken of it before it was refused is given up; what had been taken before is not.
-    server.until("it is empty", |server| {
-        server.counted("ostrakon_running") + server.counted("ostrakon_waiting") == 0.0
-    });
+    server
+        .until("it is empty", |server| server.counted("ostrakon_running") + server.counted("ostrakon_waiting") == 0.0);
     assert_eq!(server.post(TEXTS, &long()).status, 200);
     // For so much there is never room.
     body["prompt"] = json!(["a", "b"]);
@@ -72,7 +70,9 @@ fn requests_at_once_are_bounded_while_bodies_are_still_sent() {
     let server = Server::writer(&["--requests", "2"]);
     let slow = |server: &Server| {
         let mut stream = server.connect();
-        let head = format!("POST {TEXTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{");
+        let head = format!(
+            "POST {TEXTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{"
+        );
         stream.write_all(head.as_bytes()).unwrap();
         stream
     };
@@ -114,13 +114,18 @@ fn what_runs_is_finished_before_the_end() {
 #[test]
 fn many_at_once_get_what_each_would_get_alone() {
     let server = Server::writer(&["--sequences", "8"]);
-    let body = |at: usize| json!({"model": "tiny-writer", "prompt": format!("number {at}"), "max_tokens": 20, "seed": at});
+    let body =
+        |at: usize| json!({"model": "tiny-writer", "prompt": format!("number {at}"), "max_tokens": 20, "seed": at});
     let alone: Vec<Value> = (0..24).map(|at| server.ask(TEXTS, &body(at))["choices"].clone()).collect();
     let together: Vec<Value> = std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..24).map(|at| scope.spawn({
-            let server = &server;
-            move || server.ask(TEXTS, &body(at))["choices"].clone()
-        })).collect();
+        let asked: Vec<_> = (0..24)
+            .map(|at| {
+                scope.spawn({
+                    let server = &server;
+                    move || server.ask(TEXTS, &body(at))["choices"].clone()
+                })
+            })
+            .collect();
         asked.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(alone, together);
@@ -128,5 +133,7 @@ fn many_at_once_get_what_each_would_get_alone() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     assert_eq!(document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"], json!(["tiny-writer"]));
     assert_eq!(server.get("/healthz").json(), json!({"state": "ready"}));
-    assert!(server.counted("ostrakon_http_answers_total{method=\"POST\",path=\"/v1/completions\",status=\"200\"}") >= 48.0);
+    assert!(
+        server.counted("ostrakon_http_answers_total{method=\"POST\",path=\"/v1/completions\",status=\"200\"}") >= 48.0
+    );
 }

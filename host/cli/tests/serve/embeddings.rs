@@ -27,7 +27,8 @@ fn vectors_are_those_of_the_model() {
 
     let texts = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."];
     let answer = server.ask(PATH, &json!({"model": minilm, "input": texts, "dimensions": 384}));
-    let vectors: Vec<Vec<f64>> = answer["data"].as_array().unwrap().iter().map(|one| vector(&one["embedding"])).collect();
+    let vectors: Vec<Vec<f64>> =
+        answer["data"].as_array().unwrap().iter().map(|one| vector(&one["embedding"])).collect();
     assert_eq!((vectors.len(), vectors[0].len(), &answer["data"][2]["index"]), (3, 384, &json!(2)));
     // What the model gives in floats, near enough.
     assert!((cosine(&vectors[0], &vectors[1]) - 0.7553).abs() < 0.02, "{}", cosine(&vectors[0], &vectors[1]));

@@ -28,10 +28,14 @@ fn every_error_has_its_shape() {
     assert_eq!(refused(server.exchange(&head, b"{}")).0, 415);
     assert_eq!(refused(server.exchange(&format!("{head}\r\nContent-Type: text/plain"), b"{}")).0, 415);
     assert_eq!(refused(server.post_bytes(CHAT, &[b' '; 2001])).0, 413);
-    let chunked = format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked");
+    let chunked = format!(
+        "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked"
+    );
     let body = format!("800\r\n{}\r\n800\r\n{}\r\n0\r\n\r\n", " ".repeat(0x800), " ".repeat(0x800));
     assert_eq!(refused(server.exchange(&chunked, body.as_bytes())).0, 413);
-    for body in ["", "{", "[]", "null", "\"a\"", "{}", "{\"model\":\"tiny-writer\"} x", "\u{0}", "{\"model\": \"\\ud800\"}"] {
+    for body in
+        ["", "{", "[]", "null", "\"a\"", "{}", "{\"model\":\"tiny-writer\"} x", "\u{0}", "{\"model\": \"\\ud800\"}"]
+    {
         assert_eq!(refused(server.post_bytes(CHAT, body.as_bytes())).0, 400, "{body:?}");
     }
     assert_eq!(refused(server.post_bytes(CHAT, b"{\"model\": \"\xff\"}")).0, 400);
@@ -83,7 +87,8 @@ fn only_who_has_a_key_is_answered() {
     std::fs::write(&file, "# of the house\nsk-0123456789abcdef\nsk-fedcba9876543210\n").unwrap();
     let server = Server::writer(&["--api-keys", file.to_str().unwrap(), "--cors", "https://page.example"]);
     assert_eq!(server.ready["keys"], 2);
-    let ask = |lines: &str, path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nHost: models.example{lines}"), b"");
+    let ask =
+        |lines: &str, path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nHost: models.example{lines}"), b"");
     let bearer = |key: &str| format!("\r\nAuthorization: Bearer {key}");
     for path in ["/v1/models", "/metrics", "/v1/nothing"] {
         for lines in ["".into(), bearer("sk-0123456789abcdee"), bearer(""), "\r\nAuthorization: Basic abc".into()] {
@@ -116,7 +121,9 @@ fn only_who_has_a_key_is_answered() {
 fn without_keys_only_this_machine_is_answered() {
     let server = Server::writer(&[]);
     assert!(server.ready["keys"].is_null());
-    let ask = |host: &str| server.exchange(&format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nOrigin: https://{host}"), b"");
+    let ask = |host: &str| {
+        server.exchange(&format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nOrigin: https://{host}"), b"")
+    };
     assert_eq!(ask("page.example").error(), (403, None, Some("wrong_host".into())));
     let own = ask(server.address());
     assert_eq!((own.status, own.header("access-control-allow-origin")), (200, None));
