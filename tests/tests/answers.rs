@@ -183,7 +183,7 @@ fn tokens_that_do_not_follow_accuse_the_issuer() {
         scene.assert_issuer(&lie, None);
     }
     // Another number of tokens than the run was for, or other tokens than it was given.
-    let lie = claim(&run, |g| drop(g.answer.pop()));
+    let lie = claim(&run, |g| g.answer.truncate(29));
     scene.assert_issuer(&lie, Some("embeddings"));
     let lie = claim(&run, |g| g.answer[4] ^= 1);
     scene.assert_issuer(&lie, Some("embeddings"));
@@ -219,6 +219,12 @@ fn an_answer_ends_where_it_must() {
     // More than was asked for.
     let lie = claim(&run, |g| g.max_tokens = 19);
     scene.assert_issuer(&lie, None);
+    let lie = claim(&run, |g| g.max_tokens = 0);
+    scene.assert_issuer(&lie, None);
+    // Nothing was asked for, though the token that ends it came.
+    let ended = scene.answer(&PROMPT, &sampling, &[stop], 20);
+    let run = scene.run(&ended);
+    scene.assert_accepted(&run);
     let lie = claim(&run, |g| g.max_tokens = 0);
     scene.assert_issuer(&lie, None);
     // With the model's context it does end, whatever was asked for.
