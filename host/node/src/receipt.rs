@@ -156,7 +156,7 @@ pub fn read<T: Document>(path: &Path) -> Result<T, NodeError> {
 #[derive(Debug)]
 pub enum AnyReceipt {
     /// Of a package whose bytes are the same everywhere.
-    Exact(SignedReceipt),
+    Exact(Box<SignedReceipt>),
     /// Of a package of graphs in floating point.
     Float(SignedFloatReceipt),
 }
@@ -172,7 +172,7 @@ pub fn read_any(path: &Path) -> Result<AnyReceipt, NodeError> {
         {
             read(path).map(AnyReceipt::Float)
         }
-        exact => exact.map(AnyReceipt::Exact),
+        exact => exact.map(|signed| AnyReceipt::Exact(Box::new(signed))),
     }
 }
 
