@@ -107,6 +107,8 @@ fn claim(run: &Loose, change: impl FnOnce(&mut Generated)) -> Loose {
 const PROMPT: [u32; 6] = [BEGIN, 3, 5, 9, END, BEGIN];
 const BLOCKS: [&str; 5] = ["embeddings", "blocks.0", "blocks.1", "blocks.2", "head"];
 
+type Change<'a> = &'a dyn Fn(&mut Generated);
+
 #[test]
 fn honest_answers_are_accepted() {
     for shards in 1..=3 {
@@ -183,9 +185,7 @@ fn tokens_that_do_not_follow_accuse_the_issuer() {
         scene.assert_issuer(&lie, None);
     }
     // Another number of tokens than the run was for, or other tokens than it was given.
-    let lie = claim(&run, |g| {
-        g.answer.pop();
-    });
+    let lie = claim(&run, |g| g.answer.truncate(29));
     scene.assert_issuer(&lie, Some("embeddings"));
     let lie = claim(&run, |g| g.answer[4] ^= 1);
     scene.assert_issuer(&lie, Some("embeddings"));
@@ -221,6 +221,12 @@ fn an_answer_ends_where_it_must() {
     // More than was asked for.
     let lie = claim(&run, |g| g.max_tokens = 19);
     scene.assert_issuer(&lie, None);
+    let lie = claim(&run, |g| g.max_tokens = 0);
+    scene.assert_issuer(&lie, None);
+    // Nothing was asked for, though the token that ends it came.
+    let ended = scene.answer(&PROMPT, &sampling, &[stop], 20);
+    let run = scene.run(&ended);
+    scene.assert_accepted(&run);
     let lie = claim(&run, |g| g.max_tokens = 0);
     scene.assert_issuer(&lie, None);
     // With the model's context it does end, whatever was asked for.
@@ -276,7 +282,7 @@ fn what_is_no_answer_is_not_run() {
     let scene = &mut Scene::new(1);
     let generated = scene.answer(&PROMPT, &warm(8), &[], 12);
     let run = scene.run(&generated);
-    let changed: [(&dyn Fn(&mut Generated), &str); 5] = [
+    let changed: [(Change<'_>, &str); 5] = [
         (&|g| g.prompt[0] = VOCABULARY as u32, "none of the model's"),
         (&|g| g.answer[0] = u32::MAX, "none of the model's"),
         (&|g| g.prompt = vec![1; CONTEXT], "pass the model's context"),

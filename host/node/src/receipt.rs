@@ -156,9 +156,9 @@ pub fn read<T: Document>(path: &Path) -> Result<T, NodeError> {
 #[derive(Debug)]
 pub enum AnyReceipt {
     /// Of a package whose bytes are the same everywhere.
-    Exact(SignedReceipt),
+    Exact(Box<SignedReceipt>),
     /// Of a package of graphs in floating point.
-    Float(SignedFloatReceipt),
+    Float(Box<SignedFloatReceipt>),
 }
 
 /// Read a receipt, whichever it says it is.
@@ -170,9 +170,9 @@ pub fn read_any(path: &Path) -> Result<AnyReceipt, NodeError> {
         Err(NodeError::Document { source: DecodeError::Kind { found: Some(found), .. }, .. })
             if found == SignedFloatReceipt::KIND =>
         {
-            read(path).map(AnyReceipt::Float)
+            read(path).map(|signed| AnyReceipt::Float(Box::new(signed)))
         }
-        exact => exact.map(AnyReceipt::Exact),
+        exact => exact.map(|signed| AnyReceipt::Exact(Box::new(signed))),
     }
 }
 

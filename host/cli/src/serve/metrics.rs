@@ -159,8 +159,11 @@ impl Collector for OfModels {
     }
 }
 
+/// Values, and what they are.
+type Values = Vec<(Named, f64)>;
+
 /// What a model has done, and how it stands.
-fn measured(work: &Work) -> (Vec<(Named, f64)>, Vec<(Named, f64)>) {
+fn measured(work: &Work) -> (Values, Values) {
     match work {
         Work::Generate(generator) => {
             let s = generator.statistics();

@@ -89,12 +89,15 @@ impl Answered {
         let (mut chosen, mut wrong) = (Vec::with_capacity(answer.len()), None);
         let places = (prompt.len() as u64..).zip(1usize..);
         for ((logits, &claimed), (at, number)) in values.chunks_exact(width as usize).zip(answer).zip(places) {
+            if chosen.len() == self.most {
+                break;
+            }
             let token = sampling.choose(logits, &seen, at);
             chosen.push(token);
             if token != claimed && wrong.is_none() {
                 wrong = Some(format!("token {number} of the answer is {claimed}, {token} follows"));
             }
-            if stop.contains(&token) || number == self.most {
+            if stop.contains(&token) {
                 break;
             }
             *seen.entry(claimed).or_insert(0) += 1;
