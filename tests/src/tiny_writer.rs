@@ -17,7 +17,7 @@ pub const BEGIN: u32 = 256;
 pub const END: u32 = 257;
 /// Tokens.
 pub const VOCABULARY: usize = 258;
-const DECODERS: usize = 2;
+const DECODERS: usize = 3;
 const WIDTH: usize = 32;
 const HEADS: usize = 2;
 const KV_HEADS: usize = 1;

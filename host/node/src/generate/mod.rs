@@ -177,6 +177,8 @@ impl Generator {
         }
         let waiting = inner.queue.len();
         if waiting >= self.limits.waiting {
+            // What has been done so far is asked for with the same lock.
+            drop(inner);
             return Err(Refusal::Busy { waiting, after: self.patience(waiting) });
         }
         inner.queue.put(Waiting { request, pieces, since: Instant::now() });

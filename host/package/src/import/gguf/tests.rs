@@ -87,9 +87,11 @@ fn refusal(spoil: impl FnOnce(&mut Writer)) -> String {
     open(&w).err().expect("must be refused").to_string()
 }
 
+type Fault = Box<dyn FnOnce(&mut Writer)>;
+
 #[test]
 fn faults_are_named() {
-    let faults: [(&str, Box<dyn FnOnce(&mut Writer)>); 17] = [
+    let faults: [(&str, Fault); 17] = [
         ("version 1 is too old", Box::new(|w| w.version = 1)),
         ("version 99", Box::new(|w| w.version = 99)),
         ("big-endian", Box::new(|w| w.version = 3u32.swap_bytes())),
