@@ -219,7 +219,9 @@ impl<D: Decoder> Engine<D> {
                     self.running.push(sequence);
                 }
             }
-            lock(&shared.statistics).waiting = inner.queue.len() as u64;
+            let mut statistics = lock(&shared.statistics);
+            (statistics.running, statistics.waiting) = (self.running.len() as u64, inner.queue.len() as u64);
+            drop(statistics);
             self.receipt = self.receipt.take().or_else(|| inner.receipts.pop_front().map(|wanted| (wanted, None)));
             if !self.running.is_empty() || self.receipt.is_some() {
                 return true;

@@ -5,7 +5,7 @@ use crate::serve::answer::{Head, Usage};
 use crate::serve::asking::{Reason, Scored};
 use ostrakon_node::generate::{Generator, Likelihood};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// An answer, or a piece of one.
@@ -43,8 +43,7 @@ pub(super) struct LegacyLogprobs {
     /// Natural logarithms of probabilities; null for the first token of a prompt.
     token_logprobs: Vec<Option<f32>>,
     /// The likeliest tokens, and the one that was chosen; null for the first token of a prompt.
-    #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each token begins in the text, in characters.
     text_offset: Vec<usize>,
 }
@@ -96,10 +95,10 @@ impl<'a> Logprobs<'a> {
 }
 
 /// By text. Of tokens with the same text, the likeliest counts.
-fn top(all: impl Iterator<Item = (String, f32)>) -> Map<String, Value> {
-    let mut map = Map::new();
+fn top(all: impl Iterator<Item = (String, f32)>) -> BTreeMap<String, f32> {
+    let mut map = BTreeMap::new();
     for (text, logprob) in all {
-        map.entry(text).or_insert_with(|| Value::from(logprob));
+        map.entry(text).or_insert(logprob);
     }
     map
 }
@@ -113,7 +112,7 @@ mod tests {
     fn the_likeliest_of_equal_texts_counts() {
         let all = [(" a", -0.5), ("\u{fffd}", -1.0), ("\u{fffd}", -2.0), (" a", -0.5)];
         let map = top(all.into_iter().map(|(text, logprob)| (text.to_owned(), logprob)));
-        assert_eq!(Value::Object(map), json!({" a": -0.5, "\u{fffd}": -1.0}));
+        assert_eq!(json!(map), json!({" a": -0.5, "\u{fffd}": -1.0}));
     }
 
     #[test]
