@@ -104,7 +104,8 @@ fn an_answer_is_the_same_alone_and_among_others_and_after_others() {
     let statistics = generator.statistics();
     assert!(statistics.reused_tokens > 500, "{statistics:?}");
     assert!(statistics.calls * 2 < statistics.generated_tokens, "nothing went together: {statistics:?}");
-    assert_eq!((statistics.running, statistics.waiting), (0, 0));
+    // The last piece is told a moment before it is counted.
+    until("somebody runs on", || generator.statistics().running + generator.statistics().waiting == 0);
 }
 
 #[test]
