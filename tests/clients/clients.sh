@@ -39,7 +39,7 @@ for _ in $(seq 600); do
     sleep 0.1
 done
 ask() { python3 -c "import json; ready = json.load(open('$work/ready.json')); print($1)"; }
-url=$(ask 'f"http://{ready[\"address\"]}"')
+url=$(ask '"http://" + ready["address"]')
 first=$(ask '[m["name"] for m in ready["models"] if m["task"] == "generation"][0]')
 second=$(ask '[m["name"] for m in ready["models"] if m["task"] == "embedding"][0]')
 
