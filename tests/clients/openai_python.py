@@ -29,7 +29,7 @@ assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens and n
 with client.chat.completions.stream(model=writer, messages=messages, max_completion_tokens=24, seed=7, temperature=0.7) as events:
     for _ in events:
         pass
-    assert events.get_final_completion().choices[0].message.content == text
+    assert events.current_completion_snapshot.choices[0].message.content == text
 # An answer goes back as it came.
 turn = [*messages, whole.choices[0].message, {"role": "user", "content": "Why?"}]
 assert client.chat.completions.create(model=writer, messages=turn, max_tokens=4).choices[0].message.role == "assistant"
