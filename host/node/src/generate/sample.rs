@@ -4,7 +4,7 @@
 //!
 //! 1. Penalties and biases change single logits, each by one IEEE operation.
 //! 2. Greedy: the largest logit; of equals the lowest id.
-//! 3. Otherwise `weight = round(2^24 * exp_negative((logit - largest) * (1 / temperature)))`, an integer. All sums from here on
+//! 3. Otherwise `weight = round(2^22 * exp_negative((logit - largest) * (1 / temperature)))`, an integer. All sums from here on
 //!    are of integers: which tokens are left (`top_k`, then `top_p`), and where the lot falls.
 //! 4. The lot is 64 bits of the ChaCha20 stream of the seed, at the token's place in the sequence. So a sampled answer follows from
 //!    logits and seed, whatever ran beside it.
@@ -14,8 +14,8 @@ use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ostrakon_exact::number::{clean, exp_negative, larger, round};
 use std::collections::BTreeMap;
 
-/// What a weight of 1 is.
-const ONE: f32 = 16_777_216.0;
+/// What a weight of 1 is: `round` is right up to here.
+const ONE: f32 = 4_194_304.0;
 /// Lowest temperature that is not greedy: below, a difference of one logit is beyond any float.
 const COLDEST: f32 = 1.0 / 1024.0;
 
@@ -210,7 +210,7 @@ fn largest(logits: &[f32]) -> f32 {
     logits.iter().fold(f32::NEG_INFINITY, |most, &logit| larger(most, clean(logit)))
 }
 
-/// The weight of each token; the likeliest one's is 2^24.
+/// The weight of each token; the likeliest one's is 2^22.
 fn weights(logits: &[f32], inverse: f32) -> Vec<u32> {
     let largest = largest(logits);
     let weight = |&logit: &f32| round(exp_negative((clean(logit) - largest) * inverse) * ONE) as u32;
@@ -230,7 +230,7 @@ impl Likelihood {
     /// Of `token`, with the `count` likeliest beside it, by the model's own word: before temperature and penalties.
     pub fn of(logits: &[f32], token: u32, count: usize) -> Self {
         let largest = largest(logits);
-        // An integer sum, so that it is the same everywhere; 2^-24 of the likeliest token is below what is shown.
+        // An integer sum, so that it is the same everywhere; 2^-22 of the likeliest token is below what is shown.
         let total: u64 = weights(logits, 1.0).iter().map(|&weight| u64::from(weight)).sum();
         let offset = libm::log(total as f64 / f64::from(ONE));
         let of = |logit: f32| (f64::from(clean(logit)) - f64::from(largest) - offset) as f32;
