@@ -86,10 +86,14 @@ fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// What these bytes say.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // An array of a structure's fields in their order would be taken for it.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(ApiError::invalid("the request: an object in braces is wanted, not an array"));
+    }
     let mut unknown: Option<String> = None;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let noting = &mut |path: serde_ignored::Path<'_>| {
-        unknown.get_or_insert_with(|| path.to_string().chars().take(200).collect());
+        unknown.get_or_insert_with(|| named(&path).chars().take(200).collect());
     };
     let value =
         serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&mut json, noting)).map_err(|error| {
@@ -108,6 +112,20 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             let message = format!("`{path}` is not known here: leave it out");
             Err(ApiError::invalid(message).of_field(path).code("unknown_parameter"))
         }
+    }
+}
+
+/// A path as errors of known fields have it: `messages[0].mood`.
+fn named(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", named(parent)),
+        Path::Map { parent, key } => match named(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => named(parent),
     }
 }
 
@@ -142,6 +160,7 @@ mod tests {
         assert_eq!(wrong(r#"{"model": "a", "parts": [{}, {"n": 300}]}"#).0.as_deref(), Some("parts[1].n"));
         let (param, message) = wrong(r#"{"model": "a", "parts": [], "colour": [1, {"a": 2}]}"#);
         assert!(param.as_deref() == Some("colour") && message.contains("not known"), "{message}");
+        assert_eq!(wrong(r#"{"model": "a", "parts": [{"n": 3}, {"m": 3}]}"#).0.as_deref(), Some("parts[1].m"));
         assert!(wrong(r#"{"parts": []}"#).1.contains("model"));
         assert!(wrong(r#"{"model": "a", "model": "b", "parts": []}"#).1.contains("duplicate"));
     }
@@ -150,7 +169,7 @@ mod tests {
     fn what_is_no_json_is_said_to_be_none() {
         let deep = "[".repeat(100_000);
         let inside = format!(r#"{{"model": "a", "parts": [], "x": {deep}"#);
-        for text in ["", "{", "{} {}", "\u{feff}{}", "nonsense", "[1,]", deep.as_str(), inside.as_str()] {
+        for text in ["", "{", "{} {}", "\u{feff}{}", "nonsense", "[1,]", r#"["a", []]"#, deep.as_str(), inside.as_str()] {
             let message = wrong(text).1;
             assert!(
                 message.contains("not JSON") || message.contains("the request:") || message.contains("recursion"),
