@@ -53,9 +53,9 @@ test: fmt-check lint test-data ## check format and lints, then run every test
 
 chaos: test-data ## the tests in which machines die, at full length: 1000 jobs, 500 private runs
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_CHAOS_JOBS=1000 \
-		$(CARGO) test --release $(HOSTED) --test chaos -- --nocapture
+		$(CARGO) test --release $(HOSTED) --test chaos jobs -- --nocapture
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_CHAOS_JOBS=500 \
-		$(CARGO) test --release $(HOSTED) --test private_chaos -- --nocapture
+		$(CARGO) test --release $(HOSTED) --test chaos private -- --nocapture
 
 # Tests and benchmarks keep keys, downloads and compiled code under build, away from the user's own.
 test-data: export OSTRAKON_HOME = $(CURDIR)/build/home

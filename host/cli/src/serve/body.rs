@@ -169,7 +169,8 @@ mod tests {
     fn what_is_no_json_is_said_to_be_none() {
         let deep = "[".repeat(100_000);
         let inside = format!(r#"{{"model": "a", "parts": [], "x": {deep}"#);
-        for text in ["", "{", "{} {}", "\u{feff}{}", "nonsense", "[1,]", r#"["a", []]"#, deep.as_str(), inside.as_str()] {
+        for text in ["", "{", "{} {}", "\u{feff}{}", "nonsense", "[1,]", r#"["a", []]"#, deep.as_str(), inside.as_str()]
+        {
             let message = wrong(text).1;
             assert!(
                 message.contains("not JSON") || message.contains("the request:") || message.contains("recursion"),

@@ -1,0 +1,17 @@
+//! Nodes that run jobs together.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic"
+)]
+
+mod nodes;
+mod pipeline;
+mod plans;
+mod roles;
+mod serve;
+mod shares;
+mod transfer;
+mod upgrade;
