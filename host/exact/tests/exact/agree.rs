@@ -1,7 +1,8 @@
 //! Every operation gives the bytes of the reference, at every level of this machine, on one thread and
 //! on two, whatever the values.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use crate::EXECUTORS;
+use crate::random::Random;
 use ostrakon_exact::layer::MAX_WIDTH;
 use ostrakon_exact::reference;
 use ostrakon_exact::simd::{
@@ -10,92 +11,8 @@ use ostrakon_exact::simd::{
 };
 use ostrakon_exact::{Embedding, Layer, LayerNorm, Lengths, Linear, Part};
 use proptest::prelude::*;
-use std::sync::LazyLock;
-
-static EXECUTORS: LazyLock<Vec<Executor>> = LazyLock::new(|| {
-    let levels = Level::available().into_iter();
-    levels.flat_map(|level| [1, 2].map(|threads| Executor::new(level, threads).unwrap())).collect()
-});
-
-/// Numbers from a seed: a test case is its shape and a seed, which proptest shrinks and reports.
-struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn usual(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 22) as f32 - 2.0
-    }
-
-    /// Any float at all, often an awkward one.
-    fn unusual(&mut self) -> f32 {
-        const AWKWARD: [f32; 20] = [
-            0.0,
-            -0.0,
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::MAX,
-            f32::MIN,
-            1e38,
-            -1e38,
-            f32::MIN_POSITIVE,
-            1e-45,
-            -1e-45,
-            1e-30,
-            (1u64 << 60) as f32,
-            -((1u64 << 60) as f32),
-            1.0 / (1u64 << 60) as f32,
-            0.5,
-            -0.5,
-            4_194_304.0,
-            1.0,
-        ];
-        match self.below(4) {
-            0 => AWKWARD[self.below(AWKWARD.len())],
-            1 => f32::from_bits(self.next() as u32),
-            _ => self.usual(),
-        }
-    }
-
-    /// Rows in one of several manners: usual values, any values, equal values, zeros, one large value.
-    fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
-        let mut all = Vec::with_capacity(rows * width);
-        for _ in 0..rows {
-            let manner = self.below(7);
-            let equal = self.unusual();
-            let row = all.len();
-            for _ in 0..width {
-                let value = match manner {
-                    0 => self.unusual(),
-                    1 => equal,
-                    2 => [0.0, -0.0][self.below(2)],
-                    3 => self.usual() * 1e37,
-                    _ => self.usual(),
-                };
-                all.push(value);
-            }
-            if manner == 4 && width > 0 {
-                let at = row + self.below(width);
-                all[at] = 1e30;
-            }
-        }
-        all
-    }
-
     fn finite(&mut self, n: usize, limit: f32) -> Vec<f32> {
         (0..n)
             .map(|_| match self.below(8) {
@@ -220,14 +137,14 @@ proptest! {
 
     #[test]
     fn linear_agrees(rows in 0usize..40, outputs in 1usize..70, inputs in 1usize..150, activation in activation(), seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let layer = linear(random, outputs, inputs, activation);
         agree_linear(&layer, &random.rows(rows, inputs), rows)?;
     }
 
     #[test]
     fn add_and_gelu_agree(n in 0usize..300, seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let (a, b) = (random.rows(1, n), random.rows(1, n));
         agree(n, |out| reference::add(&a, &b, out).unwrap(), |e, out| e.add(&a, &b, out).unwrap())?;
         agree(n, |out| reference::gelu(&a, out).unwrap(), |e, out| e.gelu(&a, out).unwrap())?;
@@ -235,7 +152,7 @@ proptest! {
 
     #[test]
     fn norms_agree(rows in 0usize..20, width in 1usize..120, residual: bool, seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let layer = norm(random, width);
         let (x, r) = (random.rows(rows, width), random.rows(rows, width));
         let r = residual.then_some(r.as_slice());
@@ -253,7 +170,7 @@ proptest! {
 
     #[test]
     fn embedding_agrees(rows in 1usize..30, width in 1usize..80, count in 0usize..30, seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let layer = embedding(random, rows, width);
         let ids: Vec<i32> = (0..count).map(|_| random.below(rows) as i32).collect();
         agree(
@@ -265,7 +182,7 @@ proptest! {
 
     #[test]
     fn pools_agree(lengths in lengths(40), width in 1usize..80, seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let rows = lengths.iter().sum::<i32>() as usize;
         let x = random.rows(rows, width);
         let lengths = Lengths::new(&lengths, rows).unwrap();
@@ -294,7 +211,7 @@ proptest! {
 
     #[test]
     fn limbs_agree_with_the_native_product(rows in 0usize..9, outputs in 1usize..40, inputs in 1usize..700, seed: u64) {
-        let random = &mut Random::new(seed);
+        let random = &mut Random(seed);
         let layer = linear(random, outputs, inputs, "u16");
         let codes: Vec<u16> = (0..rows * inputs).map(|_| random.next() as u16).collect();
         let x = random.rows(rows, inputs);
@@ -316,7 +233,7 @@ proptest! {
 }
 
 fn attention_case(lengths: &[i32], heads: usize, d: usize, seed: u64) -> Result<(), TestCaseError> {
-    let random = &mut Random::new(seed);
+    let random = &mut Random(seed);
     let rows = lengths.iter().sum::<i32>() as usize;
     let width = heads * d;
     let qkv = random.rows(rows, 3 * width);
@@ -339,7 +256,7 @@ fn agree_attention_elsewhere(qkv: &[f32], lengths: &Lengths, width: usize, heads
 
 #[test]
 fn linear_agrees_on_the_shapes_that_are_split_between_threads() {
-    let random = &mut Random::new(5);
+    let random = &mut Random(5);
     for activation in ["u8", "u16"] {
         for (rows, outputs, inputs) in [(1, 500, 900), (7, 97, 1201), (50, 40, 515), (49, 33, 517), (130, 120, 96)] {
             let layer = linear(random, outputs, inputs, activation);
@@ -392,7 +309,7 @@ fn attention_agrees_where_its_sums_are_largest() {
 
 #[test]
 fn long_rows_agree() {
-    let random = &mut Random::new(3);
+    let random = &mut Random(3);
     for (rows, width) in [(1, MAX_WIDTH), (3, 5000), (40, 1000)] {
         for x in [random.rows(rows, width), vec![1.0; rows * width], vec![-3.999_999_8; rows * width]] {
             let layer = norm(random, width);
@@ -416,7 +333,7 @@ fn long_rows_agree() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    let random = &mut Random::new(1);
+    let random = &mut Random(1);
     let layer = linear(random, 3, 5, "u8");
     let table = embedding(random, 4, 2);
     let lengths = Lengths::new(&[2], 2).unwrap();
@@ -459,7 +376,7 @@ fn a_product_that_fails_is_an_error_not_an_answer() {
         }
     }
     for activation in ["u8", "u16"] {
-        let layer = linear(&mut Random::new(2), 3, 5, activation);
+        let layer = linear(&mut Random(2), 3, 5, activation);
         let error = EXECUTORS[0].linear(&layer, &Lost, &[0.0; 5], 1, &mut [0.0; 3]).unwrap_err();
         assert!(error.to_string().contains("the line is dead"), "{error}");
     }

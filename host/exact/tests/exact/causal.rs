@@ -1,80 +1,12 @@
 //! What decoders add: causal attention with a past, RMS norms, rotary positions and gated units give the bytes of the
 //! reference, at every level of this machine, on one thread and on two, in one piece and in many.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use crate::EXECUTORS;
+use crate::random::Random;
 use ostrakon_exact::reference;
-use ostrakon_exact::simd::{Executor, Level, Past};
+use ostrakon_exact::simd::{Executor, Past};
 use ostrakon_exact::{Lengths, RmsNorm, Rotary};
 use proptest::prelude::*;
-use std::sync::LazyLock;
-
-static EXECUTORS: LazyLock<Vec<Executor>> = LazyLock::new(|| {
-    let levels = Level::available().into_iter();
-    levels.flat_map(|level| [1, 2].map(|threads| Executor::new(level, threads).unwrap())).collect()
-});
-
-/// Numbers from a seed: a test case is its shape and a seed, which proptest shrinks and reports.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn usual(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 22) as f32 - 2.0
-    }
-
-    fn unusual(&mut self) -> f32 {
-        const AWKWARD: [f32; 14] = [
-            0.0,
-            -0.0,
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::MAX,
-            -1e38,
-            f32::MIN_POSITIVE,
-            -1e-45,
-            1e-30,
-            -((1u64 << 60) as f32),
-            1.0 / (1u64 << 60) as f32,
-            0.5,
-            1.0,
-        ];
-        match self.below(4) {
-            0 => AWKWARD[self.below(AWKWARD.len())],
-            1 => f32::from_bits(self.next() as u32),
-            _ => self.usual(),
-        }
-    }
-
-    /// Rows in one of several manners: usual values, any values, equal values, zeros, huge ones, tiny ones.
-    fn rows(&mut self, rows: usize, width: usize) -> Vec<f32> {
-        let mut all = Vec::with_capacity(rows * width);
-        for _ in 0..rows {
-            let manner = self.below(9);
-            let equal = self.unusual();
-            all.extend((0..width).map(|_| match manner {
-                0 => self.unusual(),
-                1 => equal,
-                2 => [0.0, -0.0][self.below(2)],
-                3 => self.usual() * 1e37,
-                4 => self.usual() * 1e-18,
-                5 => self.usual() * 30.0,
-                _ => self.usual(),
-            }));
-        }
-        all
-    }
-}
 
 fn agree(
     len: usize,

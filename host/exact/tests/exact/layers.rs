@@ -1,6 +1,5 @@
 //! Layers are built from parts that may come from anyone: whatever they hold, building one gives a layer
 //! that every operation can use, or an error; never a panic.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use ostrakon_exact::layer::{MAX_ROWS, MAX_WIDTH};
 use ostrakon_exact::reference;

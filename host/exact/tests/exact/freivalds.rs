@@ -1,7 +1,7 @@
 //! The checks of Freivalds: the fast ones are the plain ones at every level, right rows always pass, any
 //! single changed element is seen, and errors that could cancel pass as seldom as is said.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use crate::random::Random;
 use ostrakon_exact::freivalds::{
     Challenge, ELEMENT_BITS, LEAST_REACH, Sides, Vectors, check_scores, check_u8, check_u16, check_weighted, plain,
 };
@@ -10,26 +10,7 @@ use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_exact::{Layer, Linear, Part};
 use std::sync::LazyLock;
 
-static EXECUTORS: LazyLock<Vec<Executor>> =
-    LazyLock::new(|| Level::available().into_iter().map(|level| Executor::new(level, 1).unwrap()).collect());
-
-/// The largest element of a challenge.
-const MOST: u32 = (1 << ELEMENT_BITS) - 1;
-
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
     /// An integer of -limit to limit, in one of several manners for a whole slice: all at their largest,
     /// alternating, zeros, anything.
     fn integers(&mut self, n: usize, low: i64, high: i64) -> Vec<i64> {
@@ -45,10 +26,6 @@ impl Random {
             .collect()
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
-    }
-
     fn challenge(&mut self, len: usize) -> Challenge {
         match self.below(8) {
             0 => Challenge::from_elements(&vec![MOST; len], &vec![MOST; len]).unwrap(),
@@ -57,6 +34,12 @@ impl Random {
         }
     }
 }
+
+static EXECUTORS: LazyLock<Vec<Executor>> =
+    LazyLock::new(|| Level::available().into_iter().map(|level| Executor::new(level, 1).unwrap()).collect());
+
+/// The largest element of a challenge.
+const MOST: u32 = (1 << ELEMENT_BITS) - 1;
 
 fn linear(weights: &[i64], outputs: usize, inputs: usize) -> Linear {
     let part = |name: &str, dimensions: &[usize], data: Vec<u8>| Part {
