@@ -17,6 +17,7 @@ use crate::event_loop::{self, Listening};
 use crate::fleet::{Fleet, Offence};
 use crate::frame::FrameStream;
 use crate::streams::{FILES, SESSION, SHARE, Streams};
+use futures::future::BoxFuture;
 use libp2p::{Multiaddr, StreamProtocol};
 use libp2p_stream::Control;
 use ostrakon_protocol::share::{FromServer, ToServer};
@@ -71,7 +72,12 @@ impl Client {
     ///
     /// # Errors
     /// An address cannot be listened on, or makes no sense.
-    pub async fn start(config: NetConfig) -> Result<(Self, Events), NetError> {
+    pub fn start(config: NetConfig) -> BoxFuture<'static, Result<(Self, Events), NetError>> {
+        // Boxed: the compiler would build all of libp2p again for every program that starts one.
+        Box::pin(Self::listen(config))
+    }
+
+    async fn listen(config: NetConfig) -> Result<(Self, Events), NetError> {
         let Listening { event_loop, node, fleet, addresses, commands, events, taken, streams, control } =
             event_loop::listen(config).await?;
         tokio::spawn(event_loop.run());

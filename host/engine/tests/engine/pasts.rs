@@ -173,8 +173,8 @@ fn a_caller_cannot_go_on_from_what_does_not_fit() {
     past_fault(instance.forward_on(session, qkv(1), &stretches(&[(0, 0)]), fresh(1)), "at least one row");
     past_fault(instance.forward_on(session, qkv(1), &stretches(&[(1, 1 << 20)]), fresh(1)), "at most 1048576");
     past_fault(instance.forward_on(session, qkv(1), &qkv(1), fresh(1)), "I32");
-    let cube = Tensor::from_i32(vec![1, 3], vec![1, 0, 0]).unwrap();
-    past_fault(instance.forward_on(session, qkv(1), &cube, fresh(1)), "[1, 3]");
+    let wide = Tensor::from_i32(vec![1, 4], vec![1, 0, 0, 0]).unwrap();
+    past_fault(instance.forward_on(session, qkv(1), &wide, fresh(1)), "[1, 4]");
     // Nothing is held of a fresh sequence, and nothing at all in a call that is not about pasts.
     refusal(instance.forward_on(session, qkv(1), &stretches(&[(1, 4)]), fresh(1)), "the host holds 0");
     refusal(instance.forward(session, qkv(1), &stretches(&[(1, 4)])), "the host holds 0");

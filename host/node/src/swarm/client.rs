@@ -17,6 +17,7 @@ use super::known::KnownPackage;
 use crate::error::NodeError;
 use crate::execute::Output;
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use ostrakon_net::{Client, NetConfig, NetError, Offence};
 use ostrakon_protocol::wire::{Ask, FileAsk, JobState, MAX_CONTROL_BYTES, MAX_FLEET, ReceiptLine, Refusal, Reply};
@@ -310,7 +311,16 @@ impl SwarmClient {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub async fn run_job(
+    pub fn run_job<'a>(
+        &'a self,
+        signed: &'a Arc<SignedJob>,
+        package: Option<&'a Arc<KnownPackage>>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<SwarmAnswer, NodeError>> {
+        Box::pin(self.ask_all(signed, package, within))
+    }
+
+    async fn ask_all(
         &self,
         signed: &Arc<SignedJob>,
         package: Option<&Arc<KnownPackage>>,

@@ -24,6 +24,7 @@ use super::settings::Settings;
 use super::transfer::{Fetcher, Shelf};
 use crate::error::NodeError;
 use crate::plugins::{Plugins, SCHEDULER, VERIFIER};
+use futures::future::BoxFuture;
 use metrics::Counters;
 use ostrakon_engine::Limits;
 use ostrakon_net::{Client, NetError};
@@ -80,7 +81,12 @@ impl Node {
     ///
     /// # Errors
     /// An address, the database, a plugin or a package cannot be used.
-    pub async fn start(settings: Settings, home: Home) -> Result<Self, NodeError> {
+    pub fn start(settings: Settings, home: Home) -> BoxFuture<'static, Result<Self, NodeError>> {
+        // Boxed, here and in other entrances: the compiler would build all that a node does again for every program.
+        Box::pin(Self::begin(settings, home))
+    }
+
+    async fn begin(settings: Settings, home: Home) -> Result<Self, NodeError> {
         let key = load_or_create_key(&home)?;
         // Before the network, so that two processes with one home do not both appear.
         let database = database::open(&home)?;

@@ -16,6 +16,7 @@ use super::refusal::Refused;
 use super::reservations::Opened;
 use super::{KEPT_CALLS, Serving};
 use crate::receipt::tensor_digest;
+use futures::future::BoxFuture;
 use ostrakon_net::{FrameStream, NetError, Offence};
 use ostrakon_nn::Tensor;
 use ostrakon_protocol::quorum::Vote;
@@ -93,7 +94,11 @@ struct Sealed {
 
 impl Serving {
     /// Serve a session to its end. What the peer did wrong, if it did.
-    pub async fn session(&self, from: PublicKey, mut stream: Stream) -> Option<Offence> {
+    pub fn session(&self, from: PublicKey, stream: Stream) -> BoxFuture<'_, Option<Offence>> {
+        Box::pin(self.serve_session(from, stream))
+    }
+
+    async fn serve_session(&self, from: PublicKey, mut stream: Stream) -> Option<Offence> {
         let mut calls = 0;
         let end = match self.run_session(&from, &mut stream, &mut calls).await {
             Ok(never) => match never {},

@@ -23,6 +23,7 @@ use super::reservations::Reservation;
 use super::session::{End, OPEN_WITHIN, Seat, linger};
 use super::share_layers::ShareLayers;
 use super::{Serving, random};
+use futures::future::BoxFuture;
 use ostrakon_exact::field::{P, expand, expect_elements};
 use ostrakon_exact::ragged::ShapeError;
 use ostrakon_exact::simd::ProductError;
@@ -46,7 +47,11 @@ type Stream = FrameStream<ToServer, FromServer>;
 
 impl Serving {
     /// Serve a stream of shares to its end. What the peer did wrong, if it did.
-    pub async fn share(&self, from: PublicKey, mut stream: Stream) -> Option<Offence> {
+    pub fn share(&self, from: PublicKey, stream: Stream) -> BoxFuture<'_, Option<Offence>> {
+        Box::pin(self.serve_shares(from, stream))
+    }
+
+    async fn serve_shares(&self, from: PublicKey, mut stream: Stream) -> Option<Offence> {
         let mut call = 0;
         let end = match self.run_share(from, &mut stream, &mut call).await {
             Ok(never) => match never {},

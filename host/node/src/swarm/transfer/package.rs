@@ -5,6 +5,7 @@ use super::shelf::Shelf;
 use super::take::take;
 use super::{TransferError, disk};
 use crate::error::NodeError;
+use futures::future::BoxFuture;
 use ostrakon_net::{Client, Offence};
 use ostrakon_package::{Home, Manifest, Store, StoredPackage, TrustPolicy, manifest, names, package, signature};
 use ostrakon_protocol::wire::{Ask, Reply};
@@ -53,7 +54,16 @@ impl Fetcher {
     ///
     /// # Errors
     /// Nobody has it, it is not let in or too large, or it could not be fetched.
-    pub async fn package(&self, wanted: &str, policy: &TrustPolicy, known: &[PublicKey]) -> Result<Fetched, NodeError> {
+    pub fn package<'a>(
+        &'a self,
+        wanted: &'a str,
+        policy: &'a TrustPolicy,
+        known: &'a [PublicKey],
+    ) -> BoxFuture<'a, Result<Fetched, NodeError>> {
+        Box::pin(self.find(wanted, policy, known))
+    }
+
+    async fn find(&self, wanted: &str, policy: &TrustPolicy, known: &[PublicKey]) -> Result<Fetched, NodeError> {
         let nobody = || TransferError::Nobody { wanted: wanted.to_owned() };
         if let Ok(digest) = wanted.parse::<Digest>() {
             let mut nodes = known.to_vec();
