@@ -95,6 +95,8 @@ struct State {
     excluded: BTreeSet<PublicKey>,
     /// Whoever sent something wrong: not asked again, even if nobody else is left.
     liars: BTreeSet<PublicKey>,
+    /// When somebody last waited for servers and none came.
+    in_vain: Option<Instant>,
     notes: Vec<String>,
 }
 
@@ -168,12 +170,14 @@ impl ShareServers {
         self.plan(&mut state, JOIN)
     }
 
-    /// Choose all servers, trying again for so long: nodes come back, and others hear of them.
+    /// Choose all servers, trying again for so long: nodes come back, and others hear of them. Where that was in vain just
+    /// now, there is one try.
     fn plan(&self, state: &mut State, within: Duration) -> Result<(), NodeError> {
         let Some(package) = &state.package else {
             return Err(NodeError::Setting("no package was opened".into()));
         };
         let began = Instant::now();
+        let within = if state.in_vain.is_some_and(|then| then.elapsed() < within) { Duration::ZERO } else { within };
         let chosen = loop {
             let excluded = state.excluded.iter().copied().collect();
             match self.handle.block_on(self.choosing.choose(package.digest, &package.needs, excluded)) {
@@ -182,7 +186,12 @@ impl ShareServers {
                     tracing::info!(%error, "servers cannot be chosen yet");
                     std::thread::sleep(AGAIN);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if !within.is_zero() {
+                        state.in_vain = Some(Instant::now());
+                    }
+                    return Err(error);
+                }
             }
         };
         let Chosen { legs, addresses } = chosen;
