@@ -9,8 +9,8 @@
 //!
 //! # How
 //!
-//! 1. [`choose`]: the scheduler component picks, for each leg of blocks, servers of different operators and some to take
-//!    their places.
+//! 1. [`choosing`](crate::swarm::client::choosing): the scheduler component picks, for each leg of blocks, servers of different
+//!    operators and some to take their places.
 //! 2. [`shares`]: a component of the world `secret-sharing` splits, checks and combines.
 //! 3. [`servers`]: masks are prepared ahead with the servers that have seeds; the shares of a run go to the one without.
 //!    A server that lies, stalls or goes is named and replaced.
@@ -21,7 +21,6 @@
 //!
 //! Everything here is called from threads meant for computing, never from those of the runtime that serves the network.
 
-mod choose;
 mod connection;
 mod ledger;
 mod pool;
@@ -38,11 +37,12 @@ use crate::options::RunOptions;
 use crate::plugins::{Plugins, SCHEDULER, SECRET_SHARING};
 use crate::progress::Watcher;
 use crate::swarm::client::SwarmClient;
+use crate::swarm::client::choosing::Choosing;
 use crate::swarm::known::needs;
-use choose::Choosing;
 use ostrakon_engine::World;
 use ostrakon_nn::{BackendError, ProvenBackend, SharedBackend, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
+use ostrakon_protocol::Verify;
 use servers::{Package, ShareServers};
 use shares::ComponentShares;
 use std::path::Path;
@@ -54,6 +54,9 @@ use tokio::runtime::Handle;
 pub const MIN_SERVERS: u32 = 2;
 /// Most servers.
 pub const MAX_SERVERS: u32 = 16;
+
+/// Rows for which speed is predicted when servers are chosen.
+const PREDICTED_ROWS: u64 = 128;
 
 /// A package that is run here, with its products on servers.
 pub struct PrivateModel {
@@ -100,12 +103,13 @@ impl PrivateModel {
             )));
         }
         let plugins = Plugins::find(options.plugins.as_deref())?;
-        let choosing = Choosing::new(client, &plugins.read(SCHEDULER)?, home, options, count)?;
+        let verify = Verify::Quorum { needed: count, nodes: count };
+        let choosing = Choosing::new(client, &plugins.read(SCHEDULER)?, home, options, verify, PREDICTED_ROWS)?;
         let sharing = runtime(home, options)?
             .admit(&plugins.read(SECRET_SHARING)?, World::SecretSharing)
             .map_err(|source| NodeError::Admission { name: SECRET_SHARING.into(), source })?;
         let shares = Arc::new(ComponentShares::new(sharing, options.limits));
-        let servers = Arc::new(ShareServers::new(handle, choosing, Arc::clone(&shares)));
+        let servers = Arc::new(ShareServers::new(handle, choosing, Arc::clone(&shares), count));
         let model = Model::load_on(directory, policy, home, options, |executor| {
             shares.start(executor).map_err(|error| BackendError::Unavailable {
                 backend: ostrakon_nn::backend::shared::NAME,

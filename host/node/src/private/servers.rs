@@ -11,13 +11,13 @@
 //!    hides. Where none is left, everything is planned anew without those who failed, and all prepared masks are thrown away:
 //!    whoever made them might get another place now.
 
-use super::choose::{Choosing, Chosen};
 use super::connection::{Connection, Purpose, Wanted};
 use super::ledger::Ledger;
 use super::pool::Pool;
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
 use crate::error::NodeError;
+use crate::swarm::client::choosing::{Choosing, Chosen};
 use crate::swarm::execute::Trouble;
 use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
@@ -78,6 +78,8 @@ pub struct LegServers {
 pub(super) struct ShareServers {
     handle: Handle,
     choosing: Choosing,
+    /// How many servers a share goes to.
+    count: u32,
     shares: Arc<ComponentShares>,
     state: Mutex<State>,
     pool: Pool,
@@ -153,9 +155,9 @@ impl State {
 }
 
 impl ShareServers {
-    pub(super) fn new(handle: Handle, choosing: Choosing, shares: Arc<ComponentShares>) -> Self {
+    pub(super) fn new(handle: Handle, choosing: Choosing, shares: Arc<ComponentShares>, count: u32) -> Self {
         let (state, pool, traffic, waited) = Default::default();
-        Self { handle, choosing, shares, state, pool, traffic, waited }
+        Self { handle, choosing, count, shares, state, pool, traffic, waited }
     }
 
     /// Tell this ledger what becomes of masks, from now on. Only the first one that comes is told.
@@ -264,7 +266,7 @@ impl ShareServers {
     }
 
     fn seeds(&self) -> usize {
-        self.choosing.count().saturating_sub(1) as usize
+        self.count.saturating_sub(1) as usize
     }
 
     /// Prepare masks for all layers of a leg.

@@ -9,6 +9,7 @@
 //!    the same job. The first answer that holds is the answer; no other is taken. When there is no use in asking on
 //!    ([`tries`]), that is said at once.
 
+pub(crate) mod choosing;
 mod tries;
 
 use super::answer::{MAX_ROW_BYTES, Sent, floats, output, receive};

@@ -1,11 +1,11 @@
-//! Which servers: the scheduler component chooses, on this machine, by lots that nobody else knows.
+//! Which nodes, for whoever chooses them by itself: the scheduler component chooses, on this machine, by lots that nobody else knows.
 //!
-//! A leg is planned like one that a quorum votes on: as many nodes as there are servers, each of another operator, and
-//! more of still other operators to take their places.
+//! A private run has its legs planned like those that a quorum votes on: as many nodes as there are servers, each of another
+//! operator, and more of still other operators to take their places. Whoever has a text written takes one node for each leg.
 
+use super::SwarmClient;
 use crate::error::NodeError;
 use crate::options::RunOptions;
-use crate::swarm::client::SwarmClient;
 use crate::swarm::clock::now;
 use crate::swarm::schedule::{History, Scheduler};
 use ostrakon_net::Client;
@@ -14,24 +14,23 @@ use ostrakon_protocol::{BlockNeeds, Digest, PlanRequest, PlannedLeg, PublicKey, 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Rows of the batch for which speed is predicted.
-const ROWS: u64 = 128;
-
 /// Plans, and addresses of those who are in them.
-pub(super) struct Choosing {
+pub(crate) struct Choosing {
     client: SwarmClient,
     scheduler: Scheduler,
-    count: u32,
+    verify: Verify,
+    /// Rows of the batch for which speed is predicted.
+    rows: u64,
     key: SigningKey,
     /// What the swarm had last: whoever told it may be gone before the servers are.
     known: Mutex<Vec<SignedStatus>>,
 }
 
 /// Who does what.
-pub(super) struct Chosen {
-    pub(super) legs: Vec<PlannedLeg>,
+pub(crate) struct Chosen {
+    pub(crate) legs: Vec<PlannedLeg>,
     /// Where nodes said that they can be reached.
-    pub(super) addresses: BTreeMap<PublicKey, Vec<String>>,
+    pub(crate) addresses: BTreeMap<PublicKey, Vec<String>>,
 }
 
 fn randomness() -> Result<[u8; 32], NodeError> {
@@ -41,24 +40,21 @@ fn randomness() -> Result<[u8; 32], NodeError> {
 }
 
 impl Choosing {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: SwarmClient,
         scheduler: &[u8],
         home: &Home,
         options: &RunOptions,
-        count: u32,
+        verify: Verify,
+        rows: u64,
     ) -> Result<Self, NodeError> {
         // Plans are made for nobody else to see: the key is used for their lots only.
         let key = SigningKey::from_seed(&randomness()?);
-        Ok(Self { client, scheduler: Scheduler::load(scheduler, home, options)?, count, key, known: Mutex::default() })
+        let scheduler = Scheduler::load(scheduler, home, options)?;
+        Ok(Self { client, scheduler, verify, rows, key, known: Mutex::default() })
     }
 
-    /// How many servers.
-    pub(super) const fn count(&self) -> u32 {
-        self.count
-    }
-
-    pub(super) fn net(&self) -> &Client {
+    pub(crate) const fn net(&self) -> &Client {
         self.client.net()
     }
 
@@ -74,7 +70,7 @@ impl Choosing {
     }
 
     /// Choose among the nodes that the swarm has now, or had when somebody said so.
-    pub(super) async fn choose(
+    pub(crate) async fn choose(
         &self,
         package: Digest,
         needs: &[BlockNeeds],
@@ -88,9 +84,9 @@ impl Choosing {
             attempt: 0,
             package,
             blocks: needs.to_vec(),
-            rows: ROWS,
+            rows: self.rows,
             batches: 1,
-            verify: Verify::Quorum { needed: self.count, nodes: self.count },
+            verify: self.verify,
             excluded,
         };
         let plan = self.scheduler.plan(&self.key, request, &snapshot)?.record.plan;
