@@ -60,7 +60,7 @@ fn run(generator: &Generator, request: GenerateRequest) -> Result<Stream, String
             }
             Piece::Prompt(_) => {}
             Piece::Done(_) => return Ok(stream),
-            Piece::Failed(reason) => return Err(reason),
+            Piece::Failed(reason) | Piece::Unavailable(reason) => return Err(reason),
         }
     }
     Err("the generator ended".into())

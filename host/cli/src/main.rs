@@ -14,6 +14,7 @@ mod signals;
 mod style;
 mod table;
 mod telemetry;
+mod writer;
 
 use args::Cli;
 use clap::Parser;

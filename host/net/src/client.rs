@@ -16,10 +16,11 @@ use crate::event::{Event, Events, Question};
 use crate::event_loop::{self, Listening};
 use crate::fleet::{Fleet, Offence};
 use crate::frame::FrameStream;
-use crate::streams::{FILES, SESSION, SHARE, Streams};
+use crate::streams::{DECODING, FILES, SESSION, SHARE, Streams};
 use futures::future::BoxFuture;
 use libp2p::{Multiaddr, StreamProtocol};
 use libp2p_stream::Control;
+use ostrakon_protocol::decoding::{FromDecoder, ToDecoder};
 use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_protocol::wire::{Ask, FileAsk, FileReply, FromNode, Refusal, Reply, ToNode};
 use ostrakon_protocol::{Digest, Document, PublicKey, SignedStatus, encode};
@@ -160,6 +161,14 @@ impl Client {
     /// It cannot be reached or does not take the stream.
     pub async fn share(&self, node: PublicKey) -> Result<FrameStream<FromServer, ToServer>, NetError> {
         self.open(node, &SHARE, |from, stream| Event::Share { from, stream }).await
+    }
+
+    /// Open a stream to decode on.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not take the stream.
+    pub async fn decoding(&self, node: PublicKey) -> Result<FrameStream<FromDecoder, ToDecoder>, NetError> {
+        self.open(node, &DECODING, |from, stream| Event::Decoding { from, stream }).await
     }
 
     /// Open a stream to get files from.

@@ -2,6 +2,7 @@
 
 use crate::frame::FrameStream;
 use ostrakon_protocol::PublicKey;
+use ostrakon_protocol::decoding::{FromDecoder, ToDecoder};
 use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_protocol::wire::{Ask, FileAsk, FileReply, FromNode, Reply, ToNode};
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +40,13 @@ pub enum Event {
         from: PublicKey,
         /// Its stream.
         stream: FrameStream<ToServer, FromServer>,
+    },
+    /// A peer wants to decode here.
+    Decoding {
+        /// Who.
+        from: PublicKey,
+        /// Its stream.
+        stream: FrameStream<ToDecoder, FromDecoder>,
     },
     /// A peer wants files.
     Files {

@@ -23,7 +23,7 @@ use crate::error::NetError;
 use crate::event::{Event, Events};
 use crate::fleet::{Fleet, Offence};
 use crate::identity::{keypair, node_of, node_of_keypair, peer_of};
-use crate::streams::{Counts, FILES, SESSION, SHARE, Streams};
+use crate::streams::{Counts, DECODING, FILES, SESSION, SHARE, Streams};
 use backlog::{Backlog, News};
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -113,10 +113,12 @@ pub(crate) async fn listen(config: NetConfig) -> Result<Listening, NetError> {
     let twice = |_| NetError::Start("a stream protocol was registered twice".to_owned());
     let sessions = control.accept(SESSION).map_err(twice)?;
     let shares = control.accept(SHARE).map_err(twice)?;
+    let decoding = control.accept(DECODING).map_err(twice)?;
     let files = control.accept(FILES).map_err(twice)?;
     let session = |from, stream| Event::Session { from, stream };
     tokio::spawn(streams.clone().take(sessions, events.downgrade(), session));
     tokio::spawn(streams.clone().take(shares, events.downgrade(), |from, stream| Event::Share { from, stream }));
+    tokio::spawn(streams.clone().take(decoding, events.downgrade(), |from, stream| Event::Decoding { from, stream }));
     tokio::spawn(streams.clone().take(files, events.downgrade(), |from, stream| Event::Files { from, stream }));
 
     let addresses = Arc::<RwLock<Vec<String>>>::default();

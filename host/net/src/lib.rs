@@ -10,7 +10,7 @@
 //!
 //! 1. A node's signing key is its libp2p identity. [`Client::start`] listens and starts the one task that touches libp2p.
 //! 2. [`Client`] is what this node wants of others: [`Client::ask`] for control messages, [`Client::session`],
-//!    [`Client::share`] and [`Client::files`] for streams of frames ([`FrameStream`]), [`Client::publish`] for its status.
+//!    [`Client::share`], [`Client::decoding`] and [`Client::files`] for streams of frames ([`FrameStream`]), [`Client::publish`] for its status.
 //! 3. [`Events`] is what others want of this node: questions, streams, and news of who is there.
 //! 4. [`Fleet`] is what this node knows of all others: newest statuses, round trips, reputation.
 

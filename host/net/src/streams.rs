@@ -1,4 +1,4 @@
-//! Streams for sessions, shares and files: opened, taken, counted.
+//! Streams for sessions, shares, decoding and files: opened, taken, counted.
 //!
 //! # How
 //!
@@ -30,6 +30,8 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 pub(crate) const SESSION: StreamProtocol = StreamProtocol::new("/ostrakon/session/1");
 /// To have shares multiplied.
 pub(crate) const SHARE: StreamProtocol = StreamProtocol::new("/ostrakon/share/1");
+/// To decode.
+pub(crate) const DECODING: StreamProtocol = StreamProtocol::new("/ostrakon/decoding/1");
 /// To get files.
 pub(crate) const FILES: StreamProtocol = StreamProtocol::new("/ostrakon/files/1");
 /// The stream was taken.

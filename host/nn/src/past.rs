@@ -44,6 +44,11 @@ impl SequencePast {
         self.0.iter().map(Past::bytes).sum()
     }
 
+    /// The memory it would take with that many rows.
+    pub fn bytes_of(&self, rows: usize) -> usize {
+        self.0.iter().map(|past| past.bytes_of(rows)).fold(0, usize::saturating_add)
+    }
+
     /// Forget all rows from this one on.
     pub fn truncate(&mut self, rows: usize) {
         self.0.iter_mut().for_each(|past| past.truncate(rows));

@@ -22,6 +22,7 @@
 //!    fairly. [`job`] and [`wire`]: what clients and nodes send to each other;
 //!    [`share`]: the same where a client shows nobody its text.
 
+pub mod decoding;
 pub mod digest;
 pub mod dispute;
 pub mod encoding;

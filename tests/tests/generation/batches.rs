@@ -43,7 +43,7 @@ fn collect(mut pieces: Pieces) -> Answer {
                 likelihoods.push(likelihood);
             }
             Piece::Done(done) => return Answer { prompt, tokens, likelihoods, done },
-            Piece::Failed(reason) => panic!("{reason}"),
+            Piece::Failed(reason) | Piece::Unavailable(reason) => panic!("{reason}"),
         }
     }
     panic!("no end came after {} tokens", tokens.len())

@@ -7,10 +7,12 @@
     reason = "a test may panic"
 )]
 
+mod decoding;
 mod nodes;
 mod pipeline;
 mod plans;
 mod roles;
+mod sentences;
 mod serve;
 mod shares;
 mod transfer;

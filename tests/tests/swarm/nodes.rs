@@ -48,7 +48,7 @@ pub(crate) struct Swarm {
 
 pub(crate) const LEAD: u8 = 100;
 
-fn config(seed: u8, bootstrap: Vec<String>) -> NetConfig {
+pub(crate) fn config(seed: u8, bootstrap: Vec<String>) -> NetConfig {
     NetConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".into()], bootstrap, ..NetConfig::new([seed; 32]) }
 }
 
@@ -131,7 +131,7 @@ impl Swarm {
     }
 }
 
-fn publish(client: &Client, seed: u8, roles: Roles, serving: Option<&Arc<Serving>>) {
+pub(crate) fn publish(client: &Client, seed: u8, roles: Roles, serving: Option<&Arc<Serving>>) {
     let (client, serving) = (client.clone(), serving.cloned());
     tokio::spawn(async move {
         loop {

@@ -5,6 +5,14 @@ use clap::{Args, ValueHint};
 use ostrakon_node::generate::Sampling;
 use std::path::PathBuf;
 
+/// Who runs the blocks of what writes text.
+#[derive(Debug, Args)]
+pub(crate) struct SwarmArgs {
+    /// Have nodes of a swarm run the blocks: addresses of nodes, as they print them when they are ready. The nodes can read the text
+    #[arg(long, value_name = "ADDR,ADDR", value_delimiter = ',')]
+    pub(crate) swarm: Vec<String>,
+}
+
 /// `ostrakon chat`.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -26,6 +34,9 @@ pub(crate) struct ChatArgs {
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+
+    #[command(flatten)]
+    pub(crate) swarm: SwarmArgs,
 
     /// Write the receipt of the last answer, signed by this machine's key: anyone can check it with `ostrakon audit`. The text is in it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -1,5 +1,6 @@
 //! Options of the command that answers programs.
 
+use super::generate::SwarmArgs;
 use super::{BackendArg, LogFormat, PluginsArg, TrustArgs};
 use clap::{Args, ValueHint};
 use std::net::SocketAddr;
@@ -12,6 +13,9 @@ pub(crate) struct ServeArgs {
     /// Packages, by directory or by name in the store; a package's name is the name of its model
     #[arg(value_name = "PACKAGE", value_hint = ValueHint::DirPath, required = true)]
     pub(crate) packages: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) swarm: SwarmArgs,
 
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]

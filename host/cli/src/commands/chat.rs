@@ -3,7 +3,9 @@
 use super::{home, plain, policy, write_json};
 use crate::args::ChatArgs;
 use crate::problem::Problem;
+use crate::runtime::runtime;
 use crate::style::Style;
+use crate::writer::Place;
 use ostrakon_node::generate::{Done, End, GenerateRequest, Generator, Limits, Message, Piece, Sampling};
 use ostrakon_node::{NodeError, RunOptions, load_or_create_key, receipt, store};
 use ostrakon_protocol::{Generated, SigningKey};
@@ -71,7 +73,13 @@ pub(crate) fn run(args: &ChatArgs, json: bool) -> Result<(), Problem> {
     let sampling = args.sampling.sampling(seed);
     sampling.check().map_err(|error| Problem::usage(error.to_string()))?;
     let limits = Limits { sequences: 1, waiting: 1, ..Limits::default() };
-    let generator = Generator::open(&directory, &policy, &home, &options(args), limits)?;
+    let place = Place { directory: &directory, policy: &policy, home: &home, options: &options(args), limits };
+    // What waits for nodes outlives the generator.
+    let runtime = (!args.swarm.swarm.is_empty()).then(runtime).transpose()?;
+    let generator = match &runtime {
+        Some(runtime) => place.of_swarm(&args.swarm.swarm, runtime.handle())?,
+        None => Generator::open(&directory, &policy, &home, place.options, limits)?,
+    };
     let mut messages: Vec<Message> = args.system.iter().map(|text| said("system", text)).collect();
     let last = match &args.message {
         Some(message) => Some(turn(&generator, &mut messages, message, args, &sampling, json)?),
@@ -231,6 +239,7 @@ fn answer(
                 return Ok(Answer { text, generated: generator.answered(&request, tokens), done });
             }
             Piece::Failed(reason) => return Err(NodeError::Decoder(reason).into()),
+            Piece::Unavailable(reason) => return Err(NodeError::Swarm(reason).into()),
         }
     }
     Err(NodeError::Decoder("the model stopped in the middle of an answer".into()).into())

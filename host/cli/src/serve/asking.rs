@@ -143,6 +143,7 @@ impl<'a> Choice<'a> {
                 Some(Piece::Token { token, likelihood }) => self.token(token, likelihood),
                 Some(Piece::Done(done)) => Some(self.done(done)),
                 Some(Piece::Failed(why)) => return Err(ApiError::internal(&why)),
+                Some(Piece::Unavailable(why)) => return Err(ApiError::unavailable(&why)),
                 None => return Err(ApiError::ended()),
             };
             if part.is_some() {

@@ -79,6 +79,13 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the model failed on this request: the server's log says why")
     }
 
+    /// Nobody runs the model now. Who failed is for the log.
+    pub(super) fn unavailable(why: &str) -> Self {
+        tracing::error!(why, "nobody runs the model now");
+        let message = "no nodes of the swarm run this model now: the server's log says why";
+        Self { after: Some(Duration::from_secs(5)), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
     /// Nothing more is answered.
     pub(super) fn ended() -> Self {
         Self {

@@ -47,7 +47,7 @@ use body::Bodies;
 use keys::Keys;
 use limits::END_TIME;
 use metrics::Counters;
-use models::Models;
+use models::{Models, Sources};
 use ostrakon_node::RunOptions;
 use ostrakon_node::generate::Limits;
 use serde::Serialize;
@@ -106,7 +106,11 @@ pub(crate) fn run(args: &ServeArgs, json: bool) -> Result<ExitCode, Problem> {
     let _telemetry = telemetry::start(args.log, "warn,ostrakon=info")?;
     let runtime = runtime()?;
     let listener = runtime.block_on(listen(args.listen))?;
-    let models = Models::load(&args.packages, &policy, &home, &options(args), limits(args))?;
+    let models = Models::load(
+        &args.packages,
+        &Sources { policy: &policy, home: &home, options: &options(args), limits: limits(args) },
+        (&args.swarm.swarm, runtime.handle()),
+    )?;
     let models = Arc::new(models);
     let server = Arc::new(Server {
         description: openapi::describe(&models),

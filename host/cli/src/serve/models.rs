@@ -3,12 +3,14 @@
 use super::embedder::Embedder;
 use super::error::ApiError;
 use crate::problem::Problem;
+use crate::writer::Place;
 use axum::http::StatusCode;
 use ostrakon_node::generate::{Generator, Limits};
 use ostrakon_node::{Digest, Home, Model, RunOptions, Tier, TrustPolicy, float, store};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
 /// What a package does.
@@ -28,6 +30,14 @@ pub(super) struct Served {
     /// Most tokens of a text.
     pub(super) context: usize,
     pub(super) backend: &'static str,
+}
+
+/// How packages are opened.
+pub(super) struct Sources<'a> {
+    pub(super) policy: &'a TrustPolicy,
+    pub(super) home: &'a Home,
+    pub(super) options: &'a RunOptions,
+    pub(super) limits: Limits,
 }
 
 /// All of them, in the order in which they were named.
@@ -64,10 +74,8 @@ impl Models {
     /// Load the packages.
     pub(super) fn load(
         packages: &[impl AsRef<Path>],
-        policy: &TrustPolicy,
-        home: &Home,
-        options: &RunOptions,
-        limits: Limits,
+        &Sources { policy, home, options, limits }: &Sources<'_>,
+        (swarm, handle): (&[String], &Handle),
     ) -> Result<Self, Problem> {
         let mut all: Vec<Served> = Vec::new();
         for package in packages {
@@ -77,7 +85,11 @@ impl Models {
                 return Err(Problem::usage(format!("the package `{name}` is of the float tier, which is not served"))
                     .hint(format!("run it: ostrakon run {name} --tensor NAME=FILE.npy")));
             }
-            let served = Served::of(Model::load(&directory, policy, home, options)?, limits)?;
+            let place = Place { directory: &directory, policy, home, options, limits };
+            let served = match swarm {
+                [] => Served::of(Model::load(&directory, policy, home, options)?, limits)?,
+                swarm => Served::written(place.of_swarm(swarm, handle)?),
+            };
             if all.iter().any(|other| other.name == served.name) {
                 return Err(Problem::usage(format!("two packages have the name `{}`: name one of them", served.name)));
             }
@@ -128,13 +140,17 @@ impl Served {
     fn of(model: Model, limits: Limits) -> Result<Self, Problem> {
         let (name, digest, backend) = (model.name().to_owned(), model.digest(), model.backend());
         if model.manifest().generation.is_some() {
-            let generator = Generator::of(model, limits)?;
-            let context = generator.limits().context;
-            return Ok(Self { name, digest, work: Work::Generate(Arc::new(generator)), context, backend });
+            return Ok(Self::written(Generator::of(model, limits)?));
         }
         let context = model.manifest().max_tokens.unwrap_or_default() as usize;
         let work = Work::Embed(Arc::new(Embedder::start(model)?));
         Ok(Self { name, digest, work, context, backend })
+    }
+
+    fn written(generator: Generator) -> Self {
+        let (name, digest, backend) = (generator.manifest().name.clone(), generator.digest(), generator.backend());
+        let context = generator.limits().context;
+        Self { name, digest, work: Work::Generate(Arc::new(generator)), context, backend }
     }
 
     /// What answers carry to say what made them: the package's digest, cut short.

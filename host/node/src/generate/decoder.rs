@@ -8,9 +8,15 @@
 //!
 //! Blocks are row by row or causal, and exact: how sequences are cut into calls, and which go together, changes no byte.
 
+use super::remote::Number;
 use crate::error::NodeError;
 use crate::load::Model;
 use ostrakon_nn::{NnError, SequencePast, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Memory for what rows leave is taken for so many at once.
+pub(super) const BLOCK_ROWS: usize = 64;
 
 /// Later rows of a sequence.
 pub(super) struct Later<'a> {
@@ -27,29 +33,47 @@ pub(super) struct Later<'a> {
 pub(super) struct Past {
     /// Tokens that were run.
     pub(super) rows: usize,
-    /// For each block.
-    blocks: Vec<SequencePast>,
+    pub(super) kept: Kept,
+}
+
+/// Where it is kept.
+#[derive(Clone)]
+pub(super) enum Kept {
+    /// Here, for each block.
+    Here(Vec<SequencePast>),
+    /// On the nodes that run the blocks.
+    There {
+        /// What they call it.
+        number: Arc<Number>,
+        /// Bytes that a row takes there and here, at most.
+        row_bytes: usize,
+    },
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::Here(Vec::new())
+    }
 }
 
 impl Past {
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.blocks.iter().map(SequencePast::bytes).sum()
+        match &self.kept {
+            Kept::Here(blocks) => blocks.iter().map(SequencePast::bytes).sum(),
+            Kept::There { row_bytes, .. } => self.rows.next_multiple_of(BLOCK_ROWS).saturating_mul(*row_bytes),
+        }
     }
 
     /// What the first rows left. It shares their memory.
     pub(super) fn first(&self, rows: usize) -> Self {
         let mut first = self.clone();
-        first.truncate(rows);
-        first
-    }
-
-    /// Forget all rows from this one on.
-    fn truncate(&mut self, rows: usize) {
-        self.rows = self.rows.min(rows);
-        for block in &mut self.blocks {
-            block.truncate(rows);
+        first.rows = first.rows.min(rows);
+        // Nodes are told with the next rows how many are before them.
+        if let Kept::Here(blocks) = &mut first.kept {
+            blocks.iter_mut().for_each(|block| block.truncate(rows));
         }
+        first
     }
 }
 
@@ -69,8 +93,11 @@ pub(super) trait Decoder: Send {
     /// A block fails, or does not give what it should.
     fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError>;
 
-    /// The model, if all of it is on this machine.
-    fn model(&mut self) -> Option<&mut Model>;
+    /// The whole model, on this machine.
+    ///
+    /// # Errors
+    /// It cannot be loaded.
+    fn model(&mut self) -> Result<&mut Model, NodeError>;
 }
 
 /// All blocks on this machine.
@@ -88,45 +115,64 @@ impl LocalDecoder {
 
 impl Decoder for LocalDecoder {
     fn decode(&mut self, batch: Vec<Later<'_>>) -> Result<Vec<Decoded>, NodeError> {
-        let (mut x, lengths) = inputs(&batch)?;
+        let (x, lengths) = inputs(&batch)?;
         let mut starts = Vec::with_capacity(batch.len());
         let (mut pasts, mut counts) = (Vec::new(), Vec::new());
         for Later { tokens, wanted, past } in batch {
             starts.push((past.rows, tokens.len()));
             counts.push(wanted);
-            pasts.push(past.blocks);
-        }
-        let Some((last, blocks)) = self.model.blocks.split_last_mut() else {
-            return Err(malformed("the package has no blocks"));
-        };
-        for past in &mut pasts {
-            past.resize_with(blocks.len(), SequencePast::default);
-        }
-        for (at, block) in blocks.iter_mut().enumerate() {
-            let before = pasts.iter_mut().filter_map(|past| past.get_mut(at)).map(std::mem::take).collect();
-            let (done, after) = block.forward_on(&self.model.bench, x, &lengths, before)?;
-            for (past, after) in pasts.iter_mut().filter_map(|past| past.get_mut(at)).zip(after) {
-                *past = after;
+            match past.kept {
+                Kept::Here(blocks) => pasts.push(blocks),
+                Kept::There { .. } => return Err(malformed("what its rows left is on nodes")),
             }
-            x = done.output;
         }
-        let mut logits = Vec::new();
         let wanted: usize = counts.iter().sum();
-        if wanted > 0 {
-            let nothing = vec![SequencePast::default(); counts.len()];
-            let (done, _) = last.forward_on(&self.model.bench, x, &lengths, nothing)?;
-            logits = rows(&done.output, wanted, self.vocabulary)?;
-        }
+        let blocks = self.model.blocks.len();
+        let logits = if wanted > 0 {
+            rows(&self.model.go_on(0..blocks, x, &lengths, &mut pasts)?, wanted, self.vocabulary)?
+        } else {
+            self.model.go_on(0..blocks.saturating_sub(1), x, &lengths, &mut pasts)?;
+            Vec::new()
+        };
         let mut logits = logits.into_iter();
         let decoded = starts.into_iter().zip(pasts).zip(counts).map(|(((before, rows), blocks), count)| Decoded {
-            past: Past { rows: before + rows, blocks },
+            past: Past { rows: before + rows, kept: Kept::Here(blocks) },
             logits: logits.by_ref().take(count).collect(),
         });
         Ok(decoded.collect())
     }
 
-    fn model(&mut self) -> Option<&mut Model> {
-        Some(&mut self.model)
+    fn model(&mut self) -> Result<&mut Model, NodeError> {
+        Ok(&mut self.model)
+    }
+}
+
+impl Model {
+    /// Run some blocks on later rows of sequences. `pasts` has what earlier calls left of each sequence in these blocks, and nothing
+    /// before the first one; then it has what is left after this one.
+    ///
+    /// # Errors
+    /// A block fails. Then what was left is gone.
+    pub(crate) fn go_on(
+        &mut self,
+        blocks: Range<usize>,
+        mut x: Tensor,
+        lengths: &Tensor,
+        pasts: &mut [Vec<SequencePast>],
+    ) -> Result<Tensor, NodeError> {
+        let blocks = self.blocks.get_mut(blocks).ok_or_else(|| malformed("there are no such blocks"))?;
+        for past in pasts.iter_mut().filter(|past| past.len() < blocks.len()) {
+            past.resize_with(blocks.len(), SequencePast::default);
+        }
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let before = pasts.iter_mut().filter_map(|past| past.get_mut(at)).map(std::mem::take).collect();
+            let (done, after) = block.forward_on(&self.bench, x, lengths, before)?;
+            for (past, after) in pasts.iter_mut().filter_map(|past| past.get_mut(at)).zip(after) {
+                *past = after;
+            }
+            x = done.output;
+        }
+        Ok(x)
     }
 }
 

@@ -15,7 +15,7 @@
 //!
 //! Which sequences go together changes no byte of any answer.
 
-use super::decoder::{Decoder, Later, Past};
+use super::decoder::{BLOCK_ROWS, Decoder, Later, Past};
 use super::one_piece::{OnePiece, Wanted};
 use super::prefix::Prefixes;
 use super::queue::{Queue, Waiting};
@@ -87,9 +87,9 @@ impl Sequence {
         self.left() == 1 && self.generated() > 0
     }
 
-    /// Most rows that it may come to.
+    /// Rows that it may come to, at most, as memory is taken for them.
     fn rows(&self) -> usize {
-        self.prompt() + self.most
+        (self.prompt() + self.most).next_multiple_of(BLOCK_ROWS)
     }
 
     /// Its next rows, at most so many, and which of them logits are wanted of.
@@ -176,11 +176,12 @@ impl<D: Decoder> Engine<D> {
         Self { decoder, limits, shared, prefixes, running: Vec::new(), receipt: None, row_bytes: 0 }
     }
 
-    /// Run one token, so that what a row leaves is known and everything is warm.
+    /// Run some tokens, so that what a row leaves is known and everything is warm.
     pub(super) fn warm_up(&mut self) -> Result<(), NodeError> {
-        let later = Later { tokens: &[0], wanted: 1, past: Past::default() };
+        let tokens = vec![0; BLOCK_ROWS.min(self.limits.context).max(1)];
+        let later = Later { tokens: &tokens, wanted: 1, past: Past::default() };
         let decoded = self.decoder.decode(vec![later])?;
-        self.row_bytes = decoded.first().map_or(0, |decoded| decoded.past.bytes());
+        self.row_bytes = decoded.first().map_or(0, |decoded| decoded.past.bytes().div_ceil(tokens.len()));
         Ok(())
     }
 
@@ -235,7 +236,7 @@ impl<D: Decoder> Engine<D> {
             return true;
         }
         let rows: usize = self.running.iter().map(Sequence::rows).sum();
-        let wanted = next.request.prompt.len() + self.most(next);
+        let wanted = (next.request.prompt.len() + self.most(next)).next_multiple_of(BLOCK_ROWS);
         let bytes = rows.saturating_add(wanted).saturating_mul(self.row_bytes);
         self.running.len() < self.limits.sequences && bytes <= self.limits.past_bytes
     }
@@ -295,12 +296,14 @@ impl<D: Decoder> Engine<D> {
                 }
             }
             Err(error) => {
+                let elsewhere = matches!(error, NodeError::Swarm(_) | NodeError::NoPlan(_));
                 let error = error.in_full();
                 tracing::error!(error, "a call of the model failed");
+                let piece = if elsewhere { Piece::Unavailable } else { Piece::Failed };
                 // What was in the call has lost what it went on from.
                 for (at, _) in places.into_iter().rev() {
                     let sequence = self.running.swap_remove(at);
-                    sequence.tell(Piece::Failed(error.clone()));
+                    sequence.tell(piece(error.clone()));
                 }
             }
         }
@@ -325,9 +328,7 @@ impl<D: Decoder> Engine<D> {
     }
 
     fn gone_over(&mut self, wanted: &Wanted, piece: Option<OnePiece>) -> Result<Progress, NodeError> {
-        let elsewhere =
-            || NodeError::Decoder("its blocks are not all on this machine, which makes no receipt then".into());
-        let model = self.decoder.model().ok_or_else(elsewhere)?;
+        let model = self.decoder.model()?;
         let Some(mut piece) = piece else {
             return OnePiece::new(model, wanted.generated.clone()).map(Progress::Begun);
         };

@@ -11,8 +11,9 @@
 //! 2. [`Generator::ask`] checks a request and puts it into a bounded [`queue`]; what comes of it comes as [`Pieces`].
 //! 3. The engine runs batches through the [`decoder`], chooses tokens ([`sample`]), and keeps what sequences left for those that
 //!    begin alike ([`prefix`]).
-//! 4. [`text`] makes text of tokens as they come; [`template`] makes a prompt of a conversation.
-//! 5. [`Generator::receipt`] makes the receipt of an answer, when somebody wants it: [`one_piece`] runs it once more, [`answered`] chooses
+//! 4. The blocks run on this machine, or on nodes of a swarm ([`remote`]).
+//! 5. [`text`] makes text of tokens as they come; [`template`] makes a prompt of a conversation.
+//! 6. [`Generator::receipt`] makes the receipt of an answer, when somebody wants it: [`one_piece`] runs it once more, [`answered`] chooses
 //!    its tokens again.
 
 mod answered;
@@ -21,6 +22,7 @@ mod engine;
 mod one_piece;
 mod prefix;
 mod queue;
+mod remote;
 mod request;
 mod sample;
 mod template;
@@ -34,19 +36,23 @@ pub use template::{Message, Template, TemplateError};
 pub use text::TextStream;
 
 use crate::error::NodeError;
+use crate::float::expect_tier;
 use crate::load::Model;
 use crate::options::RunOptions;
+use crate::swarm::client::SwarmClient;
 use crate::tokens::Tokens;
-use decoder::LocalDecoder;
+use decoder::{Decoder, LocalDecoder};
 use engine::{Engine, Shared, lock};
 use one_piece::Wanted;
-use ostrakon_package::{Digest, Generation, Home, Manifest, TrustPolicy};
+use ostrakon_package::{Digest, Generation, Home, Manifest, Package, Tier, TrustPolicy};
 use ostrakon_protocol::Generated;
 use queue::Waiting;
+use remote::RemoteDecoder;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 /// Receipts that may be waited for at once.
@@ -97,6 +103,29 @@ pub struct Statistics {
     pub kept_bytes: u64,
 }
 
+/// What is known of a package that generates text, wherever it is run.
+struct Writer {
+    tokens: Arc<Tokens>,
+    template: Option<Template>,
+    generation: Generation,
+    manifest: Manifest,
+    digest: Digest,
+}
+
+impl Writer {
+    fn of(package: &Package, tokens: Arc<Tokens>) -> Result<Self, NodeError> {
+        let manifest = package.manifest().clone();
+        let name = &manifest.name;
+        let Some(generation) = manifest.generation.clone() else {
+            return Err(NodeError::Setting(format!("the package `{name}` generates no text: `ostrakon run` runs it")));
+        };
+        let template = package.template().map(Template::new).transpose();
+        let template = template
+            .map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
+        Ok(Self { tokens, template, generation, digest: package.digest(), manifest })
+    }
+}
+
 /// A package that generates text.
 pub struct Generator {
     shared: Arc<Shared>,
@@ -129,21 +158,48 @@ impl Generator {
     ///
     /// # Errors
     /// It generates no text; its template is none.
-    pub fn of(model: Model, mut limits: Limits) -> Result<Self, NodeError> {
-        let manifest = model.manifest().clone();
-        let name = &manifest.name;
-        let Some(generation) = manifest.generation.clone() else {
-            return Err(NodeError::Setting(format!("the package `{name}` generates no text: `ostrakon run` runs it")));
-        };
-        let template = model.package.template().map(Template::new).transpose();
-        let template = template
-            .map_err(|error| NodeError::Setting(format!("the package `{name}`: its chat template: {error}")))?;
-        let tokens = Arc::clone(&model.tokens);
+    pub fn of(model: Model, limits: Limits) -> Result<Self, NodeError> {
+        let writer = Writer::of(&model.package, Arc::clone(&model.tokens))?;
+        let backend = model.backend();
+        let decoder = LocalDecoder::new(model, writer.generation.vocabulary);
+        Self::start(writer, decoder, limits, backend)
+    }
+
+    /// Make the package in `directory` ready to be run by nodes of a swarm that `client` knows: only tokenizer and manifest are
+    /// kept. `handle` is of the runtime that `client` lives on, and must outlive the generator. This blocks.
+    ///
+    /// # Errors
+    /// The package is refused, or generates no text; there are no nodes that run it.
+    pub fn of_swarm(
+        directory: &Path,
+        policy: &TrustPolicy,
+        home: &Home,
+        options: &RunOptions,
+        (client, handle): (SwarmClient, Handle),
+        mut limits: Limits,
+    ) -> Result<Self, NodeError> {
+        let package = Package::open(directory, policy)?;
+        expect_tier(package.manifest(), Tier::Exact)?;
+        let most = usize::try_from(package.manifest().max_tokens.unwrap_or_default()).unwrap_or(usize::MAX);
+        let tokens = Arc::new(Tokens::load(package.tokenizer().unwrap_or_default(), most)?);
+        let writer = Writer::of(&package, tokens)?;
+        limits.context = limits.context.min(most);
+        let setting = remote::Setting { package: &package, policy, home, options, client, handle };
+        let decoder = RemoteDecoder::new(setting, writer.generation.vocabulary, &mut limits)?;
+        drop(package);
+        Self::start(writer, decoder, limits, "swarm")
+    }
+
+    fn start(
+        writer: Writer,
+        decoder: impl Decoder + 'static,
+        mut limits: Limits,
+        backend: &'static str,
+    ) -> Result<Self, NodeError> {
+        let Writer { tokens, template, generation, manifest, digest } = writer;
         limits.context = limits.context.min(manifest.max_tokens.unwrap_or_default() as usize);
-        let (digest, backend) = (model.digest(), model.backend());
         let shared =
             Arc::new(Shared { inner: Mutex::default(), changed: Condvar::new(), statistics: Mutex::default() });
-        let decoder = LocalDecoder::new(model, generation.vocabulary);
         let mut engine = Engine::new(decoder, limits, Arc::clone(&shared));
         engine.warm_up()?;
         let thread = std::thread::Builder::new().name("generator".into()).spawn({

@@ -45,6 +45,8 @@ pub enum Piece {
     Done(Done),
     /// The last piece instead: it could not be answered, and why.
     Failed(String),
+    /// Likewise: nobody runs the model now, and why. It may be run again later.
+    Unavailable(String),
 }
 
 /// How an answer ended.

@@ -158,12 +158,20 @@ pub(crate) fn needs(package: &Package) -> Vec<BlockNeeds> {
         let layers: Vec<String> = block.layers.iter().map(|layer| format!("{}.{}", block.name, layer.name)).collect();
         let mut work = 0u64;
         for tensor in package.tensors().filter(|tensor| layers.contains(&tensor.layer)) {
+            let columns = tensor.dims.last().map_or(0, |&columns| columns as u64);
             let elements = tensor.dims.iter().fold(1u64, |product, &dim| product.saturating_mul(dim as u64));
             match (tensor.kind.as_str(), tensor.part.as_str()) {
                 ("linear", "weight") => work = work.saturating_add(elements),
-                ("layer-norm", "gain") => row_bytes = elements.saturating_mul(4),
+                // What is normed and looked up is as wide as what the block gives, but where it ends with a product of its own.
+                ("layer-norm" | "rms-norm", "gain") => row_bytes = elements.saturating_mul(4),
+                ("embedding", "weight") => row_bytes = columns.saturating_mul(4),
                 _ => {}
             }
+        }
+        if let Some(generation) = &package.manifest().generation
+            && needs.len() + 1 == package.manifest().blocks.len()
+        {
+            row_bytes = u64::from(generation.vocabulary).saturating_mul(4);
         }
         let weight_bytes = block.weights.as_ref().map_or(0, |weights| weights.bytes);
         // Embeddings and pooling multiply little, but they read and write each row.

@@ -76,6 +76,18 @@ pub(super) async fn run(core: Arc<Core>, mut events: Events) {
                 }
                 Err(_) => core.counters.busy(),
             },
+            Event::Decoding { from, stream } => match Arc::clone(&sessions).try_acquire_owned() {
+                Ok(permit) => {
+                    tasks.spawn(async move {
+                        if let Some(offence) = core.serving.decoding(from, stream).await {
+                            core.client.report(from, offence);
+                        }
+                        core.changed.notify_one();
+                        drop(permit);
+                    });
+                }
+                Err(_) => core.counters.busy(),
+            },
             Event::Files { from, stream } => match Arc::clone(&files).try_acquire_owned() {
                 Ok(permit) => {
                     tasks.spawn(async move {

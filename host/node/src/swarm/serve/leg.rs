@@ -13,7 +13,7 @@ use crate::execute::{column, internal};
 use crate::load::Model;
 use crate::receipt::{element_code, element_type, tensor_digest};
 use crate::replay::expect_lengths;
-use ostrakon_nn::Tensor;
+use ostrakon_nn::{SequencePast, Tensor};
 use ostrakon_protocol::wire::TensorHeader;
 use ostrakon_protocol::{Digest, Step};
 use std::ops::Range;
@@ -186,6 +186,19 @@ impl Model {
         }
         borders.push(Border::of(&x, tokens, texts).map_err(|why| odd("the last one", why))?);
         Ok(borders)
+    }
+
+    /// What one row of a sequence leaves in each block.
+    ///
+    /// # Errors
+    /// When a block fails.
+    pub(crate) fn pasts_of_a_row(&mut self) -> Result<Vec<SequencePast>, NodeError> {
+        let tensor = || column(vec![0]).map_err(|error| internal("?", &error));
+        let lengths = column(vec![1]).map_err(|error| internal("?", &error))?;
+        let mut pasts = [Vec::new()];
+        self.go_on(0..self.blocks.len(), tensor()?, &lengths, &mut pasts)?;
+        let [pasts] = pasts;
+        Ok(pasts)
     }
 
     /// Make fresh instances of these blocks, if they have been used.

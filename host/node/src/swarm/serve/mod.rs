@@ -8,18 +8,21 @@
 //! 3. *Session*: on a stream of the same peer, forward calls come one after the other ([`session`]). Each is a [`leg`]:
 //!    the blocks run in order, this node signs what went in and out of each.
 //! 4. *Shares*: on a stream of its own, products of linear layers for a client that shows nobody its text ([`share`]).
-//! 5. *Audit*: [`Serving::audit`] replays a receipt and signs what it found ([`auditing`]).
-//! 6. [`Serving::served`], [`Serving::load`], [`Serving::hardware`] are what the node says of itself; [`metrics`] counts.
+//! 5. *Decoding*: on a stream of its own, later rows of sequences whose keys and values stay here ([`decoding`]).
+//! 6. *Audit*: [`Serving::audit`] replays a receipt and signs what it found ([`auditing`]).
+//! 7. [`Serving::served`], [`Serving::load`], [`Serving::hardware`] are what the node says of itself; [`metrics`] counts.
 //!
 //! Everything that peers send is compared with bounds before it is read or computed. What goes wrong for one session ends
 //! that session.
 
 mod auditing;
+mod decoding;
 mod kept;
 pub mod leg;
 mod memory;
 pub mod metrics;
 pub mod packages;
+mod pasts;
 mod refusal;
 mod reservations;
 mod session;

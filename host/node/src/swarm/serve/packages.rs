@@ -17,14 +17,14 @@ use crate::load::Model;
 use crate::options::RunOptions;
 use crate::receipt::tensor_digest;
 use crate::store::{locate, locate_or_find};
-use ostrakon_nn::Tensor;
+use ostrakon_nn::{SequencePast, Tensor};
 use ostrakon_package::package::claimed_digest;
 use ostrakon_package::{Digest, Home, TrustPolicy};
 use ostrakon_protocol::status;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as Queue, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,12 @@ pub struct Hosted {
     /// The linear layers of the blocks that are served.
     pub(super) share_layers: Arc<ShareLayers>,
     speed: Mutex<Speed>,
+    /// What one row of a sequence leaves in each block, if the package generates text.
+    pasts: Option<Vec<SequencePast>>,
 }
+
+/// What later rows give: what the last block gives of them, what is left of each sequence, and how long it took.
+pub(super) type GoneOn = (Tensor, Vec<Vec<SequencePast>>, Duration);
 
 /// Why a leg was not computed.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +158,8 @@ impl Hosted {
         let mut model = Model::load(&directory, policy, home, options)?;
         let blocks = setting.range(&model)?;
         let borders = model.borders()?;
+        let generates = model.manifest().generation.is_some();
+        let pasts = if generates { Some(model.pasts_of_a_row()?) } else { None };
         if blocks.len() < model.blocks.len() {
             // Layers of blocks that others run need not be kept.
             model.forget_layers();
@@ -176,6 +183,7 @@ impl Hosted {
             model: Arc::new(Queue::new(model)),
             share_layers,
             speed: Mutex::default(),
+            pasts,
         })
     }
 
@@ -240,6 +248,48 @@ impl Hosted {
             }
             // Whoever waits need not wait for what is made ready for the next one. Should that fail, the next one fails.
             let _ = done.send(result.map_err(NoLeg::Block).and_then(|run| run.ok_or(NoLeg::Aborted)));
+            let _ = model.make_blocks_ready(hosted.blocks.clone());
+        });
+        result.await.unwrap_or(Err(NoLeg::Panicked))
+    }
+
+    /// Whether the package generates text.
+    pub(super) const fn generates(&self) -> bool {
+        self.pasts.is_some()
+    }
+
+    /// Bytes that so many rows of so many sequences leave in these blocks, at most.
+    pub(super) fn past_bytes(&self, blocks: &Range<u32>, rows: u32, sequences: u32) -> u64 {
+        let pasts = self.pasts.as_deref().unwrap_or_default();
+        let pasts = pasts.get(blocks.start as usize..blocks.end as usize).unwrap_or_default();
+        let each = |past: &SequencePast| {
+            // What a sequence takes grows by steps: the last one of each may be nearly empty.
+            let begun = (past.bytes() as u64).saturating_mul(sequences.into());
+            begun.saturating_add(past.bytes_of(rows as usize) as u64)
+        };
+        pasts.iter().map(each).fold(0, u64::saturating_add)
+    }
+
+    /// Go on with later rows of sequences as soon as it is this one's turn.
+    ///
+    /// # Errors
+    /// A block fails.
+    pub(super) async fn go_on(
+        self: &Arc<Self>,
+        blocks: Range<u32>,
+        rows: Tensor,
+        lengths: Tensor,
+        mut pasts: Vec<Vec<SequencePast>>,
+    ) -> Result<GoneOn, NoLeg> {
+        let mut model = Arc::clone(&self.model).lock_owned().await;
+        let (done, result) = oneshot::channel();
+        let hosted = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let blocks = blocks.start as usize..blocks.end as usize;
+            let gone = hosted.uncut().and_then(|()| Ok(model.go_on(blocks, rows, &lengths, &mut pasts)?));
+            let _ = done.send(gone.map(|output| (output, pasts, begun.elapsed())));
+            // The first call takes what a leg would begin with.
             let _ = model.make_blocks_ready(hosted.blocks.clone());
         });
         result.await.unwrap_or(Err(NoLeg::Panicked))

@@ -36,7 +36,7 @@ enum Stage {
 /// Something that is reserved.
 pub(super) struct Reservation {
     pub(super) owner: PublicKey,
-    /// What was asked for, and what does it. None where a stream of shares holds its place: nobody prepared that.
+    /// What was asked for, and what does it. None where a stream of shares or of decoding holds its place: nobody prepared that.
     leg: Option<(Prepare, Arc<Hosted>)>,
     /// For how long it is kept without being used.
     pub(super) hold: Duration,
@@ -55,8 +55,8 @@ impl Reservation {
         Self { owner, leg, hold, bytes, abort, stage: Stage::Prepared, until: Instant::now() + hold }
     }
 
-    /// The place of a stream of shares, which is open at once.
-    pub(super) fn of_shares(owner: PublicKey, bytes: u64) -> Self {
+    /// The place of a stream that is open at once.
+    pub(super) fn of_stream(owner: PublicKey, bytes: u64) -> Self {
         let abort = CancellationToken::new();
         Self { owner, leg: None, hold: Duration::ZERO, bytes, abort, stage: Stage::Open, until: Instant::now() }
     }

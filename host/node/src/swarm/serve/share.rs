@@ -31,7 +31,7 @@ use ostrakon_net::{FrameStream, NetError, Offence, Payload};
 use ostrakon_nn::NnError;
 use ostrakon_protocol::share::{ELEMENT_BYTES, FromServer, MAX_LAYER_NAME, ToServer, element_bytes};
 use ostrakon_protocol::wire::{MAX_TENSOR_BYTES, Refusal};
-use ostrakon_protocol::{Digest, PublicKey};
+use ostrakon_protocol::{Digest, Document, PublicKey};
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::Range;
@@ -83,12 +83,12 @@ impl Serving {
             None => return Err(End::Closed),
         };
         let place = random().map_err(|reason| Refused::new(Refusal::Fault, reason))?;
-        self.expired_book().reserve(place, Reservation::of_shares(from, opened.bytes()))?;
+        self.expired_book().reserve(place, Reservation::of_stream(from, opened.bytes()))?;
         let _seat = Seat { serving: self, session: place };
         stream.send(&FromServer::Opened, &[]).await?;
         let mut next = 0;
         loop {
-            match self.next_share(stream).await? {
+            match self.next_frame(stream).await? {
                 None | Some(ToServer::Close) => return Err(End::Closed),
                 Some(ToServer::Open { .. }) => return Err(End::wrong("the stream is open already")),
                 Some(ToServer::Multiply { call: number, layer, rows, bytes }) => {
@@ -137,7 +137,10 @@ impl Serving {
     }
 
     /// The next frame. A stream may be silent for as long as a reservation may, and not as long when this node is to leave.
-    async fn next_share(&self, stream: &mut Stream) -> Result<Option<ToServer>, End> {
+    pub(super) async fn next_frame<In: Document, Out: Document>(
+        &self,
+        stream: &mut FrameStream<In, Out>,
+    ) -> Result<Option<In>, End> {
         let (begun, hold) = (Instant::now(), self.settings.max_hold);
         loop {
             let within = hold.saturating_sub(begun.elapsed()).min(LEAVING);
@@ -201,7 +204,7 @@ fn too_large(rows: u32, layer: &str) -> End {
 }
 
 /// The least number of the call after this one.
-fn in_order(call: u32, next: u64) -> Result<u64, End> {
+pub(super) fn in_order(call: u32, next: u64) -> Result<u64, End> {
     if u64::from(call) < next {
         return Err(End::wrong(format!("call {call} has been: the next one is {next} or later")));
     }
