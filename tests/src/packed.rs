@@ -9,9 +9,21 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// When it is not there: a test that needs the model must not pass without it.
-#[allow(clippy::panic)]
 pub fn minilm(shards: usize) -> PathBuf {
-    let directory = built("packages").join(format!("minilm-{shards}"));
+    package(&format!("minilm-{shards}"))
+}
+
+/// The directory of the packed model that writes text, in one shard.
+///
+/// # Panics
+/// As [`minilm`].
+pub fn smollm2() -> PathBuf {
+    package("smollm2-1")
+}
+
+#[allow(clippy::panic)]
+fn package(name: &str) -> PathBuf {
+    let directory = built("packages").join(name);
     if !directory.join("package.toml").is_file() {
         panic!("{} is not there: run `make test-data` first", directory.display());
     }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use ostrakon_node::generate::{Generator, Limits};
 use ostrakon_node::{Digest, Home, Model, RunOptions, Tier, TrustPolicy, float, store};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -24,6 +24,8 @@ pub(super) enum Work {
 pub(super) struct Served {
     pub(super) name: String,
     pub(super) digest: Digest,
+    /// Where the package is.
+    pub(super) directory: PathBuf,
     pub(super) work: Work,
     /// Most tokens of a text.
     pub(super) context: usize,
@@ -77,7 +79,7 @@ impl Models {
                 return Err(Problem::usage(format!("the package `{name}` is of the float tier, which is not served"))
                     .hint(format!("run it: ostrakon run {name} --tensor NAME=FILE.npy")));
             }
-            let served = Served::of(Model::load(&directory, policy, home, options)?, limits)?;
+            let served = Served::of(Model::load(&directory, policy, home, options)?, directory, limits)?;
             if all.iter().any(|other| other.name == served.name) {
                 return Err(Problem::usage(format!("two packages have the name `{}`: name one of them", served.name)));
             }
@@ -125,16 +127,16 @@ impl Models {
 }
 
 impl Served {
-    fn of(model: Model, limits: Limits) -> Result<Self, Problem> {
+    fn of(model: Model, directory: PathBuf, limits: Limits) -> Result<Self, Problem> {
         let (name, digest, backend) = (model.name().to_owned(), model.digest(), model.backend());
         if model.manifest().generation.is_some() {
             let generator = Generator::of(model, limits)?;
             let context = generator.limits().context;
-            return Ok(Self { name, digest, work: Work::Generate(Arc::new(generator)), context, backend });
+            return Ok(Self { name, digest, directory, work: Work::Generate(Arc::new(generator)), context, backend });
         }
         let context = model.manifest().max_tokens.unwrap_or_default() as usize;
         let work = Work::Embed(Arc::new(Embedder::start(model)?));
-        Ok(Self { name, digest, work, context, backend })
+        Ok(Self { name, digest, directory, work, context, backend })
     }
 
     /// What answers carry to say what made them: the package's digest, cut short.

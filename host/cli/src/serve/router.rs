@@ -2,7 +2,7 @@
 
 use super::error::{ApiError, ErrorBody};
 use super::models::{ModelList, ModelObject};
-use super::{Server, admission, chat, completions, embeddings, json, metrics, openapi};
+use super::{Server, admission, chat, completions, embeddings, json, metrics, openapi, receipts};
 use crate::problem::Problem;
 use axum::Router;
 use axum::extract::rejection::PathRejection;
@@ -34,6 +34,9 @@ pub(super) fn router(server: Arc<Server>, origins: &[String]) -> Result<Router, 
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/receipts/{receipt}", get(receipts::receipt))
+        .route("/v1/receipts/{receipt}/summary", get(receipts::summary))
+        .route("/v1/receipts/{receipt}/audit", post(receipts::audit))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))

@@ -5,5 +5,6 @@
 mod answers;
 mod bounds;
 mod embeddings;
+mod receipts;
 mod refusals;
 mod server;
