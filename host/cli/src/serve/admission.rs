@@ -4,7 +4,8 @@
 //!
 //! 1. Without keys, only who names this machine by an address or as `localhost` is answered: a page in a browser that has a name of
 //!    its own lead here (DNS rebinding) does not.
-//! 2. With keys, only who sends one; but anybody may ask whether the server is well, and for the description of its API.
+//! 2. With keys, only who sends one; but anybody may ask whether the server is well, for the description of its API and for
+//!    its page.
 //! 3. A request that is computed for takes one of a bounded number of places, until its answer has been written or its work has ended.
 
 use super::Server;
@@ -63,7 +64,7 @@ impl Admission {
 const RECEIPTS: &str = "/v1/receipts/";
 
 /// What everybody may ask for.
-const OPEN: [&str; 2] = ["/healthz", "/openapi.json"];
+const OPEN: [&str; 3] = ["/", "/healthz", "/openapi.json"];
 
 /// Let a request in or refuse it, and count it.
 pub(super) async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {

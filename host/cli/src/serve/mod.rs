@@ -12,7 +12,7 @@
 //! 2. [`connection`] takes connections, [`router`] says what answers, [`admission`] who may ask, and how many at once.
 //! 3. [`body`] reads a request. [`chat`], [`completions`] and [`embeddings`] are its shapes and those of its answers;
 //!    [`sampling`], [`asking`] and [`answering`] are what the first two share. [`stream`] sends answers in pieces.
-//! 4. [`receipts`] are what answers can be checked by.
+//! 4. [`receipts`] are what answers can be checked by, [`page`] is for people.
 //! 5. [`error`] is what clients are told when something is wrong, [`metrics`] what is counted, [`openapi`] the description of it all.
 
 mod admission;
@@ -31,6 +31,7 @@ mod limits;
 mod metrics;
 mod models;
 mod openapi;
+mod page;
 mod receipts;
 mod router;
 mod sampling;

@@ -2,7 +2,7 @@
 
 use super::error::ErrorBody;
 use super::models::{Models, Work};
-use super::{Server, chat, completions, embeddings, json, metrics, receipts, router};
+use super::{Server, chat, completions, embeddings, json, metrics, page, receipts, router};
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use utoipa::{Modify, OpenApi};
     info(title = "Ostrakon", description = "Models in packages, behind the API that clients of OpenAI speak.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
         router::models, router::model, chat::chat, completions::complete, embeddings::embed, receipts::receipt,
-        receipts::summary, receipts::audit, router::health, metrics::metrics, document
+        receipts::summary, receipts::audit, page::page, router::health, metrics::metrics, document
     ),
     components(schemas(ErrorBody)),
     modifiers(&Keys),
