@@ -47,7 +47,9 @@ run: plugins openvino ## pack MiniLM if that was not done yet, compare a few sen
 		--shards 3 --out build/packages/minilm-swarm >/dev/null
 	@examples/swarm.sh "$(OSTRAKON)" "$(CURDIR)/build/packages/minilm-swarm" "$(CURDIR)/$(PLUGINS)" $(SENTENCES)
 
+# The page is tested in a browser where one can be had; where not, that is said.
 test: fmt-check lint test-data ## check format and lints, then run every test
+	-@[ -n "$$OSTRAKON_CHROMIUM" ] || tests/fetch-chromium.sh build/chromium
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_REQUIRE_OPENVINO=1 \
 		$(CARGO) test --release $(HOSTED)
 
@@ -68,8 +70,10 @@ test-data: plugins openvino
 	@test -f build/data/lee.cor || tests/fetch-data.sh build/data
 
 clients: export OSTRAKON_HOME = $(CURDIR)/build/home
-clients: test-data ## run clients that others wrote against `ostrakon serve`
+clients: test-data ## run clients that others wrote, a browser among them, against `ostrakon serve`
 	tests/clients/clients.sh "$(OSTRAKON)" build/packages/smollm2-1 build/packages/minilm-1
+	@[ -n "$$OSTRAKON_CHROMIUM" ] || tests/fetch-chromium.sh build/chromium
+	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_REQUIRE_CHROMIUM=1 $(CARGO) test --release $(HOSTED) --test serve page::
 
 bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today

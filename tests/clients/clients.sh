@@ -52,7 +52,9 @@ wants harness && HF_HUB_OFFLINE=1 HF_HOME="$work/hub" "$work/lm-eval/bin/python"
     "$url/v1" "$first" "$writer" "$work/harness" "$build/data/lee.cor" 2>"$work/harness.log"
 # What a request means is beyond its description: that a prompt fits the context, for example. So one check is left out: that
 # whatever the description allows is answered.
-wants schemathesis && "$work/schemathesis/bin/st" run "$url/openapi.json" --checks all --exclude-checks positive_data_acceptance \
-    --max-examples "${EXAMPLES:-40}" --request-timeout 60 --seed 1 --phases examples,coverage,fuzzing
+# It keeps notes where it runs.
+wants schemathesis && (cd "$work" && schemathesis/bin/st run "$url/openapi.json" --checks all \
+    --exclude-checks positive_data_acceptance --max-examples "${EXAMPLES:-40}" --request-timeout 60 --seed 1 \
+    --phases examples,coverage,fuzzing)
 kill -TERM $server
 wait $server

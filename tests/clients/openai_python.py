@@ -1,6 +1,7 @@
 """The official Python client against a running server. usage: openai_python.py URL WRITER EMBEDDER"""
 import asyncio
 import sys
+import urllib.request
 
 import openai
 
@@ -37,6 +38,10 @@ scored = client.chat.completions.create(model=writer, messages=messages, max_tok
 assert all(len(token.top_logprobs) == 4 and token.logprob <= 0 for token in scored.choices[0].logprobs.content)
 several = client.chat.completions.create(model=writer, messages=messages, max_tokens=3, n=3, extra_body={"top_k": 50})
 assert [choice.index for choice in several.choices] == [0, 1, 2]
+# Every answer names its receipt, in pieces the last one does.
+named = [choice.ostrakon["receipt"] for choice in [*several.choices, chunks[-2].choices[0]]]
+assert len(set(named)) == 4 and all("ostrakon" not in (chunk.choices[0].model_extra or {}) for chunk in chunks[:-2])
+assert len(urllib.request.urlopen(f"{url}/receipts/{named[3]}").read()) > 1000
 
 # Texts.
 done = client.completions.create(model=writer, prompt=["One, two,", "Red, green,"], max_tokens=4, echo=True, logprobs=1)
@@ -79,4 +84,4 @@ async def together():
 
 first, again = asyncio.run(together())
 assert first == again
-print(f"openai {openai.__version__} (Python): models, chat, streams, likelihoods, texts, vectors, errors, 16 at once: fine")
+print(f"openai {openai.__version__} (Python): models, chat, streams, likelihoods, texts, vectors, errors, receipts, 16 at once: fine")

@@ -13,10 +13,10 @@ pub fn minilm(shards: usize) -> PathBuf {
     package(&format!("minilm-{shards}"))
 }
 
-/// The directory of the packed model that writes text.
+/// The directory of the packed model that writes text, in one shard.
 ///
 /// # Panics
-/// When it is not there: a test that needs the model must not pass without it.
+/// As [`minilm`].
 pub fn smollm2() -> PathBuf {
     package("smollm2-1")
 }

@@ -211,7 +211,7 @@ impl NodeError {
     }
 
     /// The error and all that led to it.
-    pub(crate) fn in_full(&self) -> String {
+    pub fn in_full(&self) -> String {
         [vec![self.to_string()], self.causes()].concat().join(": ")
     }
 

@@ -62,7 +62,7 @@ pub use options::{Arithmetic, Native, RunOptions, simd_level};
 pub use ostrakon_engine::Compiler;
 pub use ostrakon_engine::verification::Verdict;
 pub use ostrakon_nn::Tensor;
-pub use ostrakon_package::{Home, Tier, Tolerance, TrustPolicy};
+pub use ostrakon_package::{Home, Manifest, Tier, Tolerance, TrustPolicy};
 pub use ostrakon_protocol::{Digest, Request, SignedFloatReceipt, SignedReceipt};
 pub use replay::Rerun;
 

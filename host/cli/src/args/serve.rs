@@ -57,6 +57,10 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) no_reuse: bool,
 
+    /// Answers of which a receipt can be had, the last ones; 0: no receipts
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(..=65_536))]
+    pub(crate) receipts: u32,
+
     /// Threads of the arithmetic; without it, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,

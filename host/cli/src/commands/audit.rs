@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use utoipa::ToSchema;
 
 /// Exit status of a receipt that is right.
 pub(super) const ACCEPT: u8 = 0;
@@ -87,31 +88,48 @@ pub(super) fn options(home: &Home, args: &AuditArgs) -> Result<AuditOptions, Pro
 }
 
 /// The report, for programs.
-#[derive(Serialize)]
-struct Document {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditReport)]
+pub(crate) struct Document {
+    /// `accept`, `reject` or `indeterminate`.
     verdict: &'static str,
+    /// The receipt's digest.
     receipt: String,
+    /// Who signed it.
     issuer: String,
+    /// `replay` or `freivalds`.
     method: &'static str,
+    /// Blocks on the receipt, on every batch.
     steps: usize,
+    /// Of these, looked at.
     looked_at: usize,
+    /// Outputs on the receipt.
     outputs: usize,
+    /// Of these, computed again.
     outputs_looked_at: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     accused: Option<Accused>,
+    /// Why the verdict is not to accept.
     reasons: Vec<String>,
+    /// What may be wrong all the same.
     error_bound: String,
+    /// Integer products that were checked.
     products: u64,
+    /// Multiply-adds of these products.
     multiply_adds: u64,
+    /// Multiply-adds that checking them took.
     checking_multiply_adds: u64,
+    /// The verifier's digest.
     verifier: String,
+    /// What its call cost.
     verifier_fuel: u64,
+    /// Worth knowing, not decisive.
     notes: Vec<String>,
     timing_ms: Timing,
 }
 
 /// Who is wrong, and where.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Accused {
     node: String,
     batch: Option<u32>,
@@ -120,7 +138,9 @@ struct Accused {
     reason: String,
 }
 
-#[derive(Serialize)]
+/// Where the time went, in milliseconds.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditTiming)]
 struct Timing {
     load: f64,
     audit: f64,
@@ -128,7 +148,7 @@ struct Timing {
 }
 
 impl Document {
-    fn new(report: &AuditReport) -> Self {
+    pub(crate) fn new(report: &AuditReport) -> Self {
         let (accused, reasons) = match &report.verdict {
             Verdict::Accept(_) => (None, Vec::new()),
             Verdict::Reject(a) => {

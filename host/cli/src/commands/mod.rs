@@ -1,7 +1,7 @@
 //! One module for each command: asks the node, shows the answer.
 
 mod answer;
-mod audit;
+pub(crate) mod audit;
 mod audit_float;
 mod audit_plan;
 mod chat;

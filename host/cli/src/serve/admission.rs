@@ -4,8 +4,9 @@
 //!
 //! 1. Without keys, only who names this machine by an address or as `localhost` is answered: a page in a browser that has a name of
 //!    its own lead here (DNS rebinding) does not.
-//! 2. With keys, only who sends one; but anybody may ask whether the server is well, and for the description of its API.
-//! 3. A request takes one of a bounded number of places, until its answer has been written or its work has ended.
+//! 2. With keys, only who sends one; but anybody may ask whether the server is well, for the description of its API and for
+//!    its page.
+//! 3. A request that is computed for takes one of a bounded number of places, until its answer has been written or its work has ended.
 
 use super::Server;
 use super::error::ApiError;
@@ -59,8 +60,11 @@ impl Admission {
     }
 }
 
+/// Beneath this are receipts.
+const RECEIPTS: &str = "/v1/receipts/";
+
 /// What everybody may ask for.
-const OPEN: [&str; 2] = ["/healthz", "/openapi.json"];
+const OPEN: [&str; 3] = ["/", "/healthz", "/openapi.json"];
 
 /// Let a request in or refuse it, and count it.
 pub(super) async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
@@ -95,7 +99,8 @@ fn place(server: &Server, request: &mut Request) -> Result<(), ApiError> {
             return Err(unknown(server, "give an API key: Authorization: Bearer KEY"));
         }
     };
-    if request.method() == Method::POST {
+    // Receipts are computed when they are asked for.
+    if request.method() == Method::POST || request.uri().path().starts_with(RECEIPTS) {
         let Ok(place) = Arc::clone(&server.places).try_acquire_owned() else {
             server.counters.refused(Refused::Busy);
             let message = format!("{} requests are being answered already: try again in 1 s", server.most);
@@ -141,9 +146,10 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
 /// The paths that requests are counted by.
 fn route(uri: &Uri) -> &'static str {
     let known = super::router::PATHS.into_iter().find(|known| *known == uri.path());
-    known.unwrap_or(match uri.path().starts_with("/v1/models/") {
-        true => "/v1/models/{model}",
-        false => "other",
+    known.unwrap_or(match uri.path() {
+        path if path.starts_with("/v1/models/") => "/v1/models/{model}",
+        path if path.starts_with(RECEIPTS) => "/v1/receipts/{receipt}",
+        _ => "other",
     })
 }
 
@@ -197,6 +203,7 @@ mod tests {
         let of = |path: &str| route(&path.parse().unwrap());
         assert_eq!(of("/v1/models"), "/v1/models");
         assert_eq!(of("/v1/models/a"), "/v1/models/{model}");
+        assert_eq!(of("/v1/receipts/a/audit"), "/v1/receipts/{receipt}");
         assert_eq!(of("/v1/modelsx"), "other");
         assert_eq!(of("/x?y"), "other");
     }

@@ -62,6 +62,11 @@ impl Head {
             seed,
         }
     }
+
+    /// The model's name.
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
 }
 
 /// A number that nothing else has.

@@ -10,6 +10,7 @@
 use super::error::{ApiError, refused};
 use super::metrics::Counters;
 use ostrakon_node::generate::{Done, End, GenerateRequest, Generator, Likelihood, Piece, Pieces, Sampling, TextStream};
+use ostrakon_protocol::Generated;
 use std::time::Instant;
 
 /// Prompts, and what is wanted of each.
@@ -25,8 +26,14 @@ pub(super) struct Question {
     pub(super) reuse: bool,
 }
 
+/// An answer that was asked for.
+pub(super) struct Asked {
+    request: GenerateRequest,
+    pieces: Pieces,
+}
+
 /// The answers to come, those of the first prompt first. `field` is the one that the prompts came in.
-pub(super) fn ask(generator: &Generator, question: &Question, field: &str) -> Result<Vec<Pieces>, ApiError> {
+pub(super) fn ask(generator: &Generator, question: &Question, field: &str) -> Result<Vec<Asked>, ApiError> {
     let (wanted, most) = (question.prompts.len() * question.choices as usize, generator.limits().waiting);
     if wanted > most {
         // There will never be room for them.
@@ -49,7 +56,8 @@ pub(super) fn ask(generator: &Generator, question: &Question, field: &str) -> Re
                 prompt_likelihoods: question.prompt_likelihoods,
                 reuse: question.reuse,
             };
-            all.push(generator.ask(request).map_err(|refusal| refused(refusal, field))?);
+            let pieces = generator.ask(request.clone()).map_err(|refusal| refused(refusal, field))?;
+            all.push(Asked { request, pieces });
         }
     }
     Ok(all)
@@ -96,6 +104,9 @@ impl Reason {
 pub(super) struct Choice<'a> {
     generator: &'a Generator,
     counters: &'a Counters,
+    request: GenerateRequest,
+    /// Tokens that came.
+    answer: Vec<u32>,
     /// None when nothing comes any more.
     pieces: Option<Pieces>,
     text: TextStream<'a>,
@@ -104,8 +115,6 @@ pub(super) struct Choice<'a> {
     scored: Vec<Scored>,
     end: Option<Reason>,
     began: Instant,
-    /// Tokens that came.
-    pub(super) tokens: u64,
     /// Tokens of the prompt that were not computed again, if that was said.
     pub(super) reused: u64,
 }
@@ -114,22 +123,34 @@ impl<'a> Choice<'a> {
     pub(super) fn new(
         generator: &'a Generator,
         counters: &'a Counters,
-        pieces: Pieces,
+        asked: Asked,
         stop: Vec<String>,
         marks: bool,
     ) -> Self {
+        let Asked { request, pieces } = asked;
         Self {
             generator,
             counters,
+            request,
+            answer: Vec::new(),
             pieces: Some(pieces),
             text: generator.text_stream(stop),
             marks,
             scored: Vec::new(),
             end: None,
             began: Instant::now(),
-            tokens: 0,
             reused: 0,
         }
+    }
+
+    /// How many tokens came.
+    pub(super) const fn tokens(&self) -> u64 {
+        self.answer.len() as u64
+    }
+
+    /// What came, and all that it follows from; none if nothing came.
+    pub(super) fn generated(&self) -> Option<Generated> {
+        (!self.answer.is_empty()).then(|| self.generator.answered(&self.request, self.answer.clone()))
     }
 
     /// The next part; none after the last.
@@ -154,10 +175,10 @@ impl<'a> Choice<'a> {
     }
 
     fn token(&mut self, token: u32, likelihood: Option<Likelihood>) -> Option<Part> {
-        if self.tokens == 0 {
+        if self.answer.is_empty() {
             self.counters.first_token(self.began.elapsed());
         }
-        self.tokens += 1;
+        self.answer.push(token);
         if let Some(likelihood) = likelihood
             && (self.marks || !self.generator.stop_tokens().contains(&token))
         {

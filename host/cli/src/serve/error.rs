@@ -7,7 +7,7 @@ use ostrakon_node::generate::{OutOfRange, Refusal};
 use ostrakon_node::{ErrorKind, NodeError};
 use serde::Serialize;
 use std::time::Duration;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 /// An error, as its clients get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -29,6 +29,18 @@ struct ErrorObject {
     param: Option<String>,
     /// For programs.
     code: Option<&'static str>,
+}
+
+/// What is answered instead, to any request for text or receipts.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "for the description")]
+pub(super) enum Refusals {
+    /// Something is wrong with the request, or there is no room.
+    #[response(status = "4XX")]
+    Request(ErrorBody),
+    /// Something is wrong with the server.
+    #[response(status = "5XX")]
+    Server(ErrorBody),
 }
 
 /// An error on its way to a client.

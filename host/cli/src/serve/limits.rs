@@ -37,5 +37,11 @@ pub(super) const TEXTS: usize = 2048;
 pub(super) const TEXTS_AT_ONCE: usize = 64;
 /// Requests for embeddings that wait.
 pub(super) const WAITING: usize = 256;
+/// Bytes of answers that are kept for their receipts, and of these.
+pub(super) const RECEIPT_BYTES: usize = 64 << 20;
+/// Audits that run or wait.
+pub(super) const AUDITS: usize = 8;
+/// Most tokens of an answer and its prompt whose transcript is made here: about a megabyte each, of a small model.
+pub(super) const FREIVALDS_TOKENS: usize = 512;
 /// Bytes of a file with keys, and how many keys it may have.
 pub(super) const KEY_FILE: (u64, usize) = (1 << 20, 4096);

@@ -53,6 +53,7 @@ pub(super) struct Counters {
     answers: Family<Answered, Counter>,
     refusals: Family<Why, Counter>,
     connections: Counter,
+    receipts: Counter,
     begun: Histogram,
     first: Histogram,
 }
@@ -60,17 +61,19 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new(models: &Arc<Models>) -> Self {
         let mut registry = Registry::with_prefix("ostrakon");
-        let (answers, refusals, connections) = (Family::default(), Family::default(), Counter::default());
+        let (answers, refusals) = (Family::default(), Family::default());
+        let (connections, receipts) = (Counter::default(), Counter::default());
         let (begun, first) = (Histogram::new(SECONDS), Histogram::new(SECONDS));
         registry.register("http_answers", "Answers, by path and status", answers.clone());
         registry.register("http_refusals", "Requests that were not let in", refusals.clone());
         registry.register("http_connections", "Connections that were taken", connections.clone());
+        registry.register("receipts_made", "Receipts that were made", receipts.clone());
         let help = "From a request's head to the head of its answer";
         registry.register_with_unit("http_answer", help, Unit::Seconds, begun.clone());
         let help = "From a request to the first token of its answer";
         registry.register_with_unit("first_token", help, Unit::Seconds, first.clone());
         registry.register_collector(Box::new(OfModels(Arc::clone(models))));
-        Self { registry, answers, refusals, connections, begun, first }
+        Self { registry, answers, refusals, connections, receipts, begun, first }
     }
 
     /// An answer begins.
@@ -95,6 +98,11 @@ impl Counters {
     /// A connection is taken.
     pub(super) fn connection(&self) {
         self.connections.inc();
+    }
+
+    /// A receipt was made.
+    pub(super) fn receipt(&self) {
+        self.receipts.inc();
     }
 
     /// An answer's first token came.

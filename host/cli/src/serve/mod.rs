@@ -11,11 +11,13 @@
 //!    ([`embedder`]).
 //! 2. [`connection`] takes connections, [`router`] says what answers, [`admission`] who may ask, and how many at once.
 //! 3. [`body`] reads a request. [`chat`], [`completions`] and [`embeddings`] are its shapes and those of its answers;
-//!    [`sampling`] and [`asking`] are what the first two share. [`stream`] sends answers in pieces.
-//! 4. [`error`] is what clients are told when something is wrong, [`metrics`] what is counted, [`openapi`] the description of it all.
+//!    [`sampling`], [`asking`] and [`answering`] are what the first two share. [`stream`] sends answers in pieces.
+//! 4. [`receipts`] are what answers can be checked by, [`page`] is for people.
+//! 5. [`error`] is what clients are told when something is wrong, [`metrics`] what is counted, [`openapi`] the description of it all.
 
 mod admission;
 mod answer;
+mod answering;
 mod asking;
 mod body;
 mod chat;
@@ -29,6 +31,8 @@ mod limits;
 mod metrics;
 mod models;
 mod openapi;
+mod page;
+mod receipts;
 mod router;
 mod sampling;
 mod stream;
@@ -40,6 +44,7 @@ use crate::runtime::runtime;
 use crate::signals::Signals;
 use crate::style::Style;
 use crate::telemetry;
+use admission::Admission;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -50,6 +55,7 @@ use metrics::Counters;
 use models::{Models, Sources};
 use ostrakon_node::RunOptions;
 use ostrakon_node::generate::Limits;
+use receipts::Receipts;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -73,9 +79,18 @@ struct Server {
     bodies: Bodies,
     /// Whether a prompt may go on from what others asked.
     reuse: bool,
+    /// None where no receipts are wanted.
+    receipts: Option<Receipts>,
     counters: Arc<Counters>,
     description: serde_json::Value,
     stop: CancellationToken,
+}
+
+impl Server {
+    /// Whose receipts a client may see: where there are keys, those of its own key.
+    fn owner(&self, admission: &Admission) -> Option<u64> {
+        self.keys.as_ref().map(|_| admission.client())
+    }
 }
 
 /// What is printed when the server is ready.
@@ -112,6 +127,10 @@ pub(crate) fn run(args: &ServeArgs, json: bool) -> Result<ExitCode, Problem> {
         (&args.swarm.swarm, runtime.handle()),
     )?;
     let models = Arc::new(models);
+    let receipts = match args.receipts as usize {
+        0 => None,
+        most => Some(Receipts::new(most, home, policy, options(args))?),
+    };
     let server = Arc::new(Server {
         description: openapi::describe(&models),
         counters: Arc::new(Counters::new(&models)),
@@ -123,6 +142,7 @@ pub(crate) fn run(args: &ServeArgs, json: bool) -> Result<ExitCode, Problem> {
         most: args.requests,
         bodies: Bodies::new(args.body as usize),
         reuse: !args.no_reuse,
+        receipts,
         stop: CancellationToken::new(),
     });
     let router = router::router(Arc::clone(&server), &args.cors)?;

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use ostrakon_node::generate::{Generator, Limits};
 use ostrakon_node::{Digest, Home, Model, RunOptions, Tier, TrustPolicy, float, store};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
@@ -26,6 +26,8 @@ pub(super) enum Work {
 pub(super) struct Served {
     pub(super) name: String,
     pub(super) digest: Digest,
+    /// Where the package is.
+    pub(super) directory: PathBuf,
     pub(super) work: Work,
     /// Most tokens of a text.
     pub(super) context: usize,
@@ -87,8 +89,8 @@ impl Models {
             }
             let place = Place { directory: &directory, policy, home, options, limits };
             let served = match swarm {
-                [] => Served::of(Model::load(&directory, policy, home, options)?, limits)?,
-                swarm => Served::written(place.of_swarm(swarm, handle)?),
+                [] => Served::of(Model::load(&directory, policy, home, options)?, directory, limits)?,
+                swarm => Served::written(place.of_swarm(swarm, handle)?, directory),
             };
             if all.iter().any(|other| other.name == served.name) {
                 return Err(Problem::usage(format!("two packages have the name `{}`: name one of them", served.name)));
@@ -137,20 +139,20 @@ impl Models {
 }
 
 impl Served {
-    fn of(model: Model, limits: Limits) -> Result<Self, Problem> {
+    fn of(model: Model, directory: PathBuf, limits: Limits) -> Result<Self, Problem> {
         let (name, digest, backend) = (model.name().to_owned(), model.digest(), model.backend());
         if model.manifest().generation.is_some() {
-            return Ok(Self::written(Generator::of(model, limits)?));
+            return Ok(Self::written(Generator::of(model, limits)?, directory));
         }
         let context = model.manifest().max_tokens.unwrap_or_default() as usize;
         let work = Work::Embed(Arc::new(Embedder::start(model)?));
-        Ok(Self { name, digest, work, context, backend })
+        Ok(Self { name, digest, directory, work, context, backend })
     }
 
-    fn written(generator: Generator) -> Self {
+    fn written(generator: Generator, directory: PathBuf) -> Self {
         let (name, digest, backend) = (generator.manifest().name.clone(), generator.digest(), generator.backend());
         let context = generator.limits().context;
-        Self { name, digest, work: Work::Generate(Arc::new(generator)), context, backend }
+        Self { name, digest, directory, work: Work::Generate(Arc::new(generator)), context, backend }
     }
 
     /// What answers carry to say what made them: the package's digest, cut short.

@@ -2,7 +2,7 @@
 
 use super::error::ErrorBody;
 use super::models::{Models, Work};
-use super::{Server, chat, completions, embeddings, json, metrics, router};
+use super::{Server, chat, completions, embeddings, json, metrics, page, receipts, router};
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::Value;
@@ -15,8 +15,8 @@ use utoipa::{Modify, OpenApi};
 #[openapi(
     info(title = "Ostrakon", description = "Models in packages, behind the API that clients of OpenAI speak.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
-        router::models, router::model, chat::chat, completions::complete, embeddings::embed, router::health,
-        metrics::metrics, document
+        router::models, router::model, chat::chat, completions::complete, embeddings::embed, receipts::receipt,
+        receipts::summary, receipts::audit, page::page, router::health, metrics::metrics, document
     ),
     components(schemas(ErrorBody)),
     modifiers(&Keys),
@@ -42,7 +42,8 @@ pub(super) async fn document(State(server): State<Arc<Server>>) -> Response {
 }
 
 /// Requests and parts of them: fields that are not in their descriptions are refused.
-const CLOSED: [&str; 5] = ["ChatRequest", "ChatMessage", "StreamOptions", "CompletionRequest", "EmbeddingRequest"];
+const CLOSED: [&str; 6] =
+    ["ChatRequest", "ChatMessage", "StreamOptions", "CompletionRequest", "EmbeddingRequest", "AuditRequest"];
 
 /// The document, whatever the models.
 fn description() -> Value {

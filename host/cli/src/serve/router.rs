@@ -2,7 +2,7 @@
 
 use super::error::{ApiError, ErrorBody};
 use super::models::{ModelList, ModelObject};
-use super::{Server, admission, chat, completions, embeddings, json, metrics, openapi};
+use super::{Server, admission, chat, completions, embeddings, json, metrics, openapi, page, receipts};
 use crate::problem::Problem;
 use axum::Router;
 use axum::extract::rejection::PathRejection;
@@ -16,7 +16,8 @@ use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Paths that say themselves what they are.
-pub(super) const PATHS: [&str; 7] = [
+pub(super) const PATHS: [&str; 8] = [
+    "/",
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",
@@ -34,6 +35,10 @@ pub(super) fn router(server: Arc<Server>, origins: &[String]) -> Result<Router, 
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/receipts/{receipt}", get(receipts::receipt))
+        .route("/v1/receipts/{receipt}/summary", get(receipts::summary))
+        .route("/v1/receipts/{receipt}/audit", post(receipts::audit))
+        .route("/", get(page::page))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))

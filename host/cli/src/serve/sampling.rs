@@ -28,6 +28,24 @@ pub(super) struct StreamOptions {
     _include_obfuscation: Option<bool>,
 }
 
+/// Whether an answer comes in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Streaming {
+    pub(super) streams: bool,
+    /// Whether the last piece says how many tokens there were.
+    pub(super) usage: bool,
+}
+
+impl Streaming {
+    pub(super) fn of(stream: Option<bool>, options: Option<&StreamOptions>) -> Result<Self, ApiError> {
+        let streams = stream.unwrap_or(false);
+        match options {
+            Some(_) if !streams => Err(ApiError::field("stream_options", "only together with `stream`")),
+            options => Ok(Self { streams, usage: options.and_then(|options| options.include_usage).unwrap_or(false) }),
+        }
+    }
+}
+
 /// What requests have in common, as it came.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
@@ -42,6 +60,25 @@ pub(super) struct Wishes {
     pub(super) stop: Option<Stop>,
     pub(super) n: Option<u32>,
 }
+
+/// The wishes of a request, which are fields of it. (A structure of their own in it would take every field that nobody knows.)
+macro_rules! wishes_of {
+    ($request:expr) => {
+        $crate::serve::sampling::Wishes {
+            temperature: $request.temperature,
+            top_p: $request.top_p,
+            top_k: $request.top_k,
+            seed: $request.seed,
+            repetition_penalty: $request.repetition_penalty,
+            frequency_penalty: $request.frequency_penalty,
+            presence_penalty: $request.presence_penalty,
+            logit_bias: $request.logit_bias.clone(),
+            stop: $request.stop.clone(),
+            n: $request.n,
+        }
+    };
+}
+pub(super) use wishes_of;
 
 impl Wishes {
     /// How tokens are chosen. Without a seed a fresh one is drawn, small enough for every reader of JSON.

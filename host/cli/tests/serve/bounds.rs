@@ -1,6 +1,6 @@
 //! What is bounded: requests at once, those that wait, slow ones, and the end.
 
-use crate::server::{SOON, Server};
+use crate::server::{SOON, Server, choices};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -116,13 +116,13 @@ fn many_at_once_get_what_each_would_get_alone() {
     let server = Server::writer(&["--sequences", "8"]);
     let body =
         |at: usize| json!({"model": "tiny-writer", "prompt": format!("number {at}"), "max_tokens": 20, "seed": at});
-    let alone: Vec<Value> = (0..24).map(|at| server.ask(TEXTS, &body(at))["choices"].clone()).collect();
+    let alone: Vec<Value> = (0..24).map(|at| choices(&server.ask(TEXTS, &body(at)))).collect();
     let together: Vec<Value> = std::thread::scope(|scope| {
         let asked: Vec<_> = (0..24)
             .map(|at| {
                 scope.spawn({
                     let server = &server;
-                    move || server.ask(TEXTS, &body(at))["choices"].clone()
+                    move || choices(&server.ask(TEXTS, &body(at)))
                 })
             })
             .collect();

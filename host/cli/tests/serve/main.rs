@@ -4,6 +4,9 @@
 
 mod answers;
 mod bounds;
+mod chromium;
 mod embeddings;
+mod page;
+mod receipts;
 mod refusals;
 mod server;

@@ -174,6 +174,15 @@ impl Answer {
     }
 }
 
+/// What was answered, without the names of the receipts, which no two answers share.
+pub(crate) fn choices(answer: &Value) -> Value {
+    let mut choices = answer["choices"].clone();
+    for choice in choices.as_array_mut().unwrap() {
+        choice.as_object_mut().unwrap().remove("ostrakon").unwrap();
+    }
+    choices
+}
+
 fn whole(mut chunked: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some(end) = chunked.windows(2).position(|two| two == b"\r\n") {

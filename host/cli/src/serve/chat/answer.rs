@@ -2,6 +2,7 @@
 
 use crate::serve::answer::{Head, Usage, token_text};
 use crate::serve::asking::{Reason, Scored};
+use crate::serve::receipts::More;
 use ostrakon_node::generate::Generator;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -23,6 +24,8 @@ pub(super) struct ChatChoice {
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`.
     finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ostrakon: Option<More>,
 }
 
 /// What the model says.
@@ -36,9 +39,15 @@ struct AnswerMessage {
 }
 
 impl ChatChoice {
-    pub(super) fn new(index: u32, content: String, logprobs: Option<ChatLogprobs>, end: Reason) -> Self {
+    pub(super) fn new(
+        index: u32,
+        content: String,
+        logprobs: Option<ChatLogprobs>,
+        end: Reason,
+        ostrakon: Option<More>,
+    ) -> Self {
         let message = AnswerMessage { role: "assistant", content, refusal: None };
-        Self { index, message, logprobs, finish_reason: end.word() }
+        Self { index, message, logprobs, finish_reason: end.word(), ostrakon }
     }
 }
 
@@ -62,6 +71,9 @@ pub(super) struct ChunkChoice {
     logprobs: Option<ChatLogprobs>,
     /// Null until the answer's last piece.
     finish_reason: Option<&'static str>,
+    /// In the answer's last piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ostrakon: Option<More>,
 }
 
 /// What is new.
@@ -85,8 +97,14 @@ impl Delta {
 }
 
 impl ChunkChoice {
-    pub(super) fn new(index: u32, delta: Delta, logprobs: Option<ChatLogprobs>, end: Option<Reason>) -> Self {
-        Self { index, delta, logprobs, finish_reason: end.map(Reason::word) }
+    /// With more of the answer.
+    pub(super) const fn new(index: u32, delta: Delta, logprobs: Option<ChatLogprobs>) -> Self {
+        Self { index, delta, logprobs, finish_reason: None, ostrakon: None }
+    }
+
+    /// The last one.
+    pub(super) fn end(index: u32, end: Reason, ostrakon: Option<More>) -> Self {
+        Self { index, delta: Delta::default(), logprobs: None, finish_reason: Some(end.word()), ostrakon }
     }
 }
 
@@ -143,8 +161,8 @@ mod tests {
         value
     }
 
-    fn chunk(head: &Head, delta: Delta, end: Option<Reason>, usage: Option<Option<Usage>>) -> Value {
-        shape(&ChatChunk { head, choices: vec![ChunkChoice::new(0, delta, None, end)], usage })
+    fn chunk(head: &Head, choice: ChunkChoice, usage: Option<Option<Usage>>) -> Value {
+        shape(&ChatChunk { head, choices: vec![choice], usage })
     }
 
     #[test]
@@ -154,21 +172,22 @@ mod tests {
             json!({"object": "chat.completion.chunk", "model": "m", "system_fingerprint": "fp_1", "seed": 7,
                    "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": end}]})
         };
+        let more = |delta: Delta| ChunkChoice::new(0, delta, None);
         assert_eq!(
-            chunk(&head, Delta::role(), None, None),
+            chunk(&head, more(Delta::role()), None),
             want(json!({"role": "assistant", "content": ""}), json!(null))
         );
-        assert_eq!(chunk(&head, Delta::text("a".into()), None, None), want(json!({"content": "a"}), json!(null)));
-        assert_eq!(chunk(&head, Delta::default(), Some(Reason::Stop), None), want(json!({}), json!("stop")));
-        assert_eq!(chunk(&head, Delta::default(), None, Some(None))["usage"], json!(null));
-        assert!(chunk(&head, Delta::default(), None, None).get("usage").is_none());
+        assert_eq!(chunk(&head, more(Delta::text("a".into())), None), want(json!({"content": "a"}), json!(null)));
+        assert_eq!(chunk(&head, ChunkChoice::end(0, Reason::Stop, None), None), want(json!({}), json!("stop")));
+        assert_eq!(chunk(&head, more(Delta::role()), Some(None))["usage"], json!(null));
+        assert!(chunk(&head, more(Delta::role()), None).get("usage").is_none());
     }
 
     #[test]
     fn a_whole_answer_is_as_clients_expect_it() {
         let head = Head::new("chatcmpl", "chat.completion", "m", "fp_1".into(), 7);
         let spent = crate::serve::asking::Spent { prompt: 3, reused: 1, generated: 2 };
-        let choices = vec![ChatChoice::new(0, "hi".into(), None, Reason::Length)];
+        let choices = vec![ChatChoice::new(0, "hi".into(), None, Reason::Length, None)];
         assert_eq!(
             shape(&ChatCompletion { head, choices, usage: spent.into() }),
             json!({"object": "chat.completion", "model": "m", "system_fingerprint": "fp_1", "seed": 7,

@@ -9,23 +9,21 @@ pub(super) use request::ChatRequest;
 use super::Server;
 use super::admission::Admission;
 use super::answer::{Head, Usage};
-use super::asking::{Choice, Part, Question, Reason, Scored, Spent, ask};
-use super::error::{ApiError, ErrorBody, unreadable};
+use super::answering::Answering;
+use super::asking::{Asked, Part, Question, Reason, Scored, Spent, ask};
+use super::error::{ApiError, Refusals, unreadable};
+use super::sampling::Streaming;
 use super::stream::{self, Broken, Events};
 use answer::{ChatChoice, ChatLogprobs, ChunkChoice, Delta};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::future::try_join_all;
-use ostrakon_node::generate::{Generator, Pieces};
 use std::sync::Arc;
 
-/// What an answer is made with.
-struct Answering {
-    generator: Arc<Generator>,
-    server: Arc<Server>,
-    stop: Vec<String>,
-    head: Head,
-    scored: bool,
+/// A conversation that is being answered.
+struct Conversation {
+    of: Answering,
+    /// Tokens of the prompt.
     prompt: u64,
 }
 
@@ -34,8 +32,7 @@ struct Answering {
     post, path = "/v1/chat/completions", tag = "generation", request_body = ChatRequest, security((), ("key" = [])),
     responses(
         (status = 200, description = "The answer; in pieces, if `stream` is set", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
-        (status = "4XX", description = "Something is wrong with the request, or there is no room", body = ErrorBody),
-        (status = "5XX", description = "Something is wrong with the server", body = ErrorBody),
+        Refusals,
     )
 )]
 pub(super) async fn chat(State(server): State<Arc<Server>>, request: Request) -> Result<Response, ApiError> {
@@ -44,6 +41,7 @@ pub(super) async fn chat(State(server): State<Arc<Server>>, request: Request) ->
     let request: ChatRequest = server.bodies.read(&parts.headers, body).await?;
     let (served, generator) = server.models.generator(&request.model)?;
     request.check()?;
+    let Streaming { streams, usage } = request.streaming()?;
     let wishes = request.wishes();
     let (sampling, seed) = wishes.sampling(&generator)?;
     let (choices, stop, messages) = (wishes.choices()?, wishes.stop()?, request.conversation()?);
@@ -63,34 +61,29 @@ pub(super) async fn chat(State(server): State<Arc<Server>>, request: Request) ->
         prompts: vec![prompt],
     };
     let tokens = question.prompts.iter().map(Vec::len).sum::<usize>() as u64;
-    let pieces = ask(&generator, &question, "messages")?;
-    let streams = request.stream.unwrap_or(false);
+    let asked = ask(&generator, &question, "messages")?;
     let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new("chatcmpl", object, &served.name, served.fingerprint(), seed);
     let scored = question.likelihoods.is_some();
-    let answering = Answering { generator, server: Arc::clone(&server), stop, head, scored, prompt: tokens };
+    let of = Answering::new(Arc::clone(&server), generator, &admission, head, stop, scored);
+    let conversation = Conversation { of, prompt: tokens };
     if !streams {
-        return Ok(super::json(&answering.whole(pieces).await?));
+        return Ok(super::json(&conversation.whole(asked).await?));
     }
-    let usage = request.wants_usage();
     Ok(stream::response(move |events| async move {
-        answering.stream(pieces, usage, &events).await;
+        conversation.stream(asked, usage, &events).await;
         drop(admission);
     }))
 }
 
-impl Answering {
-    fn choice(&self, pieces: Pieces) -> Choice<'_> {
-        Choice::new(&self.generator, &self.server.counters, pieces, self.stop.clone(), false)
-    }
-
+impl Conversation {
     fn logprobs(&self, scored: Vec<Scored>) -> Option<ChatLogprobs> {
-        self.scored.then(|| ChatLogprobs::of(&self.generator, &scored))
+        self.of.scored.then(|| ChatLogprobs::of(&self.of.generator, &scored))
     }
 
-    async fn whole(&self, pieces: Vec<Pieces>) -> Result<ChatCompletion, ApiError> {
-        let each = (0..).zip(pieces).map(|(index, pieces)| async move {
-            let mut choice = self.choice(pieces);
+    async fn whole(&self, asked: Vec<Asked>) -> Result<ChatCompletion, ApiError> {
+        let each = (0..).zip(asked).map(|(index, asked)| async move {
+            let mut choice = self.of.choice(asked, false);
             let (mut content, mut all, mut end) = (String::new(), Vec::new(), Reason::Stop);
             while let Some(part) = choice.next().await? {
                 match part {
@@ -102,13 +95,13 @@ impl Answering {
                     Part::Prompt(_) => {}
                 }
             }
-            let done = ChatChoice::new(index, content, self.logprobs(all), end);
-            Ok::<_, ApiError>((done, choice.tokens, choice.reused))
+            let done = ChatChoice::new(index, content, self.logprobs(all), end, self.of.more(&choice));
+            Ok::<_, ApiError>((done, choice.tokens(), choice.reused))
         });
         let done = try_join_all(each).await?;
         let spent = self.spent(done.iter().map(|(_, tokens, reused)| (*tokens, *reused)));
         let choices = done.into_iter().map(|(choice, _, _)| choice).collect();
-        Ok(ChatCompletion { head: self.head.clone(), choices, usage: spent.into() })
+        Ok(ChatCompletion { head: self.of.head.clone(), choices, usage: spent.into() })
     }
 
     fn spent(&self, choices: impl Iterator<Item = (u64, u64)>) -> Spent {
@@ -123,12 +116,12 @@ impl Answering {
         spent
     }
 
-    async fn stream(&self, pieces: Vec<Pieces>, usage: bool, events: &Events) {
-        let each = (0..).zip(pieces).map(|(index, pieces)| self.one(index, pieces, usage, events));
+    async fn stream(&self, asked: Vec<Asked>, usage: bool, events: &Events) {
+        let each = (0..).zip(asked).map(|(index, asked)| self.one(index, asked, usage, events));
         match try_join_all(each).await {
             Ok(done) => {
                 let spent = self.spent(done.into_iter());
-                let last = ChatChunk { head: &self.head, choices: Vec::new(), usage: Some(Some(spent.into())) };
+                let last = ChatChunk { head: &self.of.head, choices: Vec::new(), usage: Some(Some(spent.into())) };
                 if !usage || events.send(&last).await.is_ok() {
                     events.done().await;
                 }
@@ -137,23 +130,22 @@ impl Answering {
         }
     }
 
-    async fn one(&self, index: u32, pieces: Pieces, usage: bool, events: &Events) -> Result<(u64, u64), Broken> {
-        let chunk = |delta, logprobs, end| ChatChunk {
-            head: &self.head,
-            choices: vec![ChunkChoice::new(index, delta, logprobs, end)],
-            usage: usage.then_some(None::<Usage>),
-        };
-        events.send(&chunk(Delta::role(), None, None)).await?;
-        let mut choice = self.choice(pieces);
+    async fn one(&self, index: u32, asked: Asked, usage: bool, events: &Events) -> Result<(u64, u64), Broken> {
+        let chunk =
+            |choice| ChatChunk { head: &self.of.head, choices: vec![choice], usage: usage.then_some(None::<Usage>) };
+        events.send(&chunk(ChunkChoice::new(index, Delta::role(), None))).await?;
+        let mut choice = self.of.choice(asked, false);
         while let Some(part) = choice.next().await? {
             match part {
                 Part::Text(text, scored) if !text.is_empty() || !scored.is_empty() => {
-                    events.send(&chunk(Delta::text(text), self.logprobs(scored), None)).await?;
+                    events.send(&chunk(ChunkChoice::new(index, Delta::text(text), self.logprobs(scored)))).await?;
                 }
-                Part::End(reason) => events.send(&chunk(Delta::default(), None, Some(reason))).await?,
+                Part::End(reason) => {
+                    events.send(&chunk(ChunkChoice::end(index, reason, self.of.more(&choice)))).await?;
+                }
                 Part::Text(..) | Part::Prompt(_) => {}
             }
         }
-        Ok((choice.tokens, choice.reused))
+        Ok((choice.tokens(), choice.reused))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::serve::error::ApiError;
 use crate::serve::limits::MESSAGES;
-use crate::serve::sampling::{Stop, StreamOptions, Wishes, refuse};
+use crate::serve::sampling::{Stop, StreamOptions, Streaming, Wishes, refuse, wishes_of};
 use ostrakon_node::generate::{MAX_TOP, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ pub(crate) struct ChatRequest {
     /// What is drawn follows from it; without it, from a fresh one, which is returned.
     seed: Option<i64>,
     /// Send the answer in pieces, as it comes.
-    pub(crate) stream: Option<bool>,
+    stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// Taken off the logits of tokens as often as they were generated.
     #[schema(minimum = -100, maximum = 100)]
@@ -201,30 +201,15 @@ impl ChatRequest {
             ("reasoning_effort", &plain(&self.reasoning_effort, &["none".into()]), "the model does not reason apart"),
             ("verbosity", &plain(&self.verbosity, &["medium".into()]), "ask for short answers in the messages"),
             ("web_search_options", &self.web_search_options, "nothing is searched"),
-        ])?;
-        if self.stream_options.is_some() && !self.stream.unwrap_or(false) {
-            return Err(ApiError::field("stream_options", "only together with `stream`"));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn wants_usage(&self) -> bool {
-        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+        ])
     }
 
     pub(crate) fn wishes(&self) -> Wishes {
-        Wishes {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            seed: self.seed,
-            repetition_penalty: self.repetition_penalty,
-            frequency_penalty: self.frequency_penalty,
-            presence_penalty: self.presence_penalty,
-            logit_bias: self.logit_bias.clone(),
-            stop: self.stop.clone(),
-            n: self.n,
-        }
+        wishes_of!(self)
+    }
+
+    pub(crate) fn streaming(&self) -> Result<Streaming, ApiError> {
+        Streaming::of(self.stream, self.stream_options.as_ref())
     }
 
     pub(crate) fn max_tokens(&self) -> Result<Option<u32>, ApiError> {
@@ -292,7 +277,8 @@ mod tests {
     fn with(more: Value) -> Result<ChatRequest, ApiError> {
         let mut all = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        parse::<ChatRequest>(all.to_string().as_bytes()).and_then(|request| request.check().map(|()| request))
+        parse::<ChatRequest>(all.to_string().as_bytes())
+            .and_then(|request| request.check().and_then(|()| request.streaming()).map(|_| request))
     }
 
     fn wrong(more: Value) -> String {
@@ -331,7 +317,7 @@ mod tests {
             "response_format": {"type": "text"}, "modalities": ["text"], "verbosity": "medium", "temperature": null,
             "stream": true, "stream_options": {"include_usage": true, "include_obfuscation": true}
         });
-        assert!(with(harmless).unwrap().wants_usage());
+        assert_eq!(with(harmless).unwrap().streaming(), Ok(Streaming { streams: true, usage: true }));
     }
 
     #[test]

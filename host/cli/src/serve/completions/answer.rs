@@ -3,6 +3,7 @@
 use super::request::Prompt;
 use crate::serve::answer::{Head, Usage};
 use crate::serve::asking::{Reason, Scored};
+use crate::serve::receipts::More;
 use ostrakon_node::generate::{Generator, Likelihood};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -28,11 +29,20 @@ pub(super) struct CompletionChoice {
     logprobs: Option<LegacyLogprobs>,
     /// `stop` or `length`; null until the last piece.
     finish_reason: Option<&'static str>,
+    /// In the last piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ostrakon: Option<More>,
 }
 
 impl CompletionChoice {
-    pub(super) fn new(index: usize, text: String, logprobs: Option<LegacyLogprobs>, end: Option<Reason>) -> Self {
-        Self { index, text, logprobs, finish_reason: end.map(Reason::word) }
+    /// With more of the answer.
+    pub(super) const fn new(index: usize, text: String, logprobs: Option<LegacyLogprobs>) -> Self {
+        Self { index, text, logprobs, finish_reason: None, ostrakon: None }
+    }
+
+    /// The last one, or the whole.
+    pub(super) fn ended(self, end: Reason, ostrakon: Option<More>) -> Self {
+        Self { finish_reason: Some(end.word()), ostrakon, ..self }
     }
 }
 
@@ -118,7 +128,7 @@ mod tests {
     #[test]
     fn pieces_and_wholes_have_one_shape() {
         let head = Head::new("cmpl", "text_completion", "m", "fp_1".into(), 7);
-        let choices = vec![CompletionChoice::new(0, "a".into(), None, None)];
+        let choices = vec![CompletionChoice::new(0, "a".into(), None)];
         let mut value = serde_json::to_value(Completion { head: &head, choices, usage: None }).unwrap();
         for changing in ["id", "created"] {
             value.as_object_mut().unwrap().remove(changing).unwrap();

@@ -9,24 +9,21 @@ pub(super) use request::CompletionRequest;
 use super::Server;
 use super::admission::Admission;
 use super::answer::Head;
-use super::asking::{Choice, Part, Question, Reason, Spent, ask};
-use super::error::{ApiError, ErrorBody, unreadable};
+use super::answering::Answering;
+use super::asking::{Asked, Part, Question, Reason, Spent, ask};
+use super::error::{ApiError, Refusals, unreadable};
+use super::sampling::Streaming;
 use super::stream::{self, Broken, Events};
 use answer::{CompletionChoice, Logprobs};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::future::try_join_all;
-use ostrakon_node::generate::{Generator, Pieces};
 use request::Prompt;
 use std::sync::Arc;
 
-/// What an answer is made with.
-struct Answering {
-    generator: Arc<Generator>,
-    server: Arc<Server>,
-    stop: Vec<String>,
-    head: Head,
-    scored: bool,
+/// Texts that are being gone on with.
+struct Texts {
+    of: Answering,
     prompts: Vec<Prompt>,
     /// Answers for each prompt.
     choices: usize,
@@ -46,8 +43,7 @@ struct Took {
     post, path = "/v1/completions", tag = "generation", request_body = CompletionRequest, security((), ("key" = [])),
     responses(
         (status = 200, description = "The answer; in pieces of the same shape, if `stream` is set", content((Completion = "application/json"), (Completion = "text/event-stream"))),
-        (status = "4XX", description = "Something is wrong with the request, or there is no room", body = ErrorBody),
-        (status = "5XX", description = "Something is wrong with the server", body = ErrorBody),
+        Refusals,
     )
 )]
 pub(super) async fn complete(State(server): State<Arc<Server>>, request: Request) -> Result<Response, ApiError> {
@@ -56,6 +52,7 @@ pub(super) async fn complete(State(server): State<Arc<Server>>, request: Request
     let mut request: CompletionRequest = server.bodies.read(&parts.headers, body).await?;
     let (served, generator) = server.models.generator(&request.model)?;
     request.check()?;
+    let Streaming { streams, usage } = request.streaming()?;
     let wishes = request.wishes();
     let (sampling, seed) = wishes.sampling(&generator)?;
     let (choices, stop) = (wishes.choices()?, wishes.stop()?);
@@ -78,51 +75,39 @@ pub(super) async fn complete(State(server): State<Arc<Server>>, request: Request
         prompts: prompts.iter().map(|prompt| prompt.tokens.clone()).collect(),
     };
     request.expect_bounded(&question)?;
-    let pieces = ask(&generator, &question, "prompt")?;
-    let answering = Answering {
-        generator,
-        server: Arc::clone(&server),
-        stop,
-        head: Head::new("cmpl", "text_completion", &served.name, served.fingerprint(), seed),
-        scored: likelihoods.is_some(),
-        prompts,
-        choices: choices as usize,
-        echo,
-        usage: request.wants_usage(),
-    };
-    if !request.stream.unwrap_or(false) {
-        return Ok(super::json(&answering.whole(pieces).await?));
+    let asked = ask(&generator, &question, "prompt")?;
+    let head = Head::new("cmpl", "text_completion", &served.name, served.fingerprint(), seed);
+    let of = Answering::new(Arc::clone(&server), generator, &admission, head, stop, likelihoods.is_some());
+    let texts = Texts { of, prompts, choices: choices as usize, echo, usage };
+    if !streams {
+        return Ok(super::json(&texts.whole(asked).await?));
     }
     Ok(stream::response(move |events| async move {
-        answering.stream(pieces, &events).await;
+        texts.stream(asked, &events).await;
         drop(admission);
     }))
 }
 
-impl Answering {
-    fn choice(&self, pieces: Pieces) -> Choice<'_> {
-        Choice::new(&self.generator, &self.server.counters, pieces, self.stop.clone(), true)
-    }
-
+impl Texts {
     fn prompt(&self, index: usize) -> Option<&Prompt> {
         self.prompts.get(index / self.choices)
     }
 
     fn echoed(&self, index: usize) -> String {
         match self.prompt(index) {
-            Some(prompt) if self.echo => prompt.text(&self.generator),
+            Some(prompt) if self.echo => prompt.text(&self.of.generator),
             _ => String::new(),
         }
     }
 
     /// Logprobs, to which those of a choice are added.
     fn logprobs(&self) -> Logprobs<'_> {
-        Logprobs::new(&self.generator)
+        Logprobs::new(&self.of.generator)
     }
 
-    async fn whole(&self, pieces: Vec<Pieces>) -> Result<Completion<'_>, ApiError> {
-        let each = pieces.into_iter().enumerate().map(|(index, pieces)| async move {
-            let mut choice = self.choice(pieces);
+    async fn whole(&self, asked: Vec<Asked>) -> Result<Completion<'_>, ApiError> {
+        let each = asked.into_iter().enumerate().map(|(index, asked)| async move {
+            let mut choice = self.of.choice(asked, true);
             let (mut text, mut logprobs, mut end) = (self.echoed(index), self.logprobs(), Reason::Length);
             while let Some(part) = choice.next().await? {
                 match part {
@@ -134,12 +119,12 @@ impl Answering {
                     Part::End(reason) => end = reason,
                 }
             }
-            let logprobs = self.scored.then(|| logprobs.take());
-            let done = CompletionChoice::new(index, text, logprobs, Some(end));
-            Ok::<_, ApiError>((done, Took { generated: choice.tokens, reused: choice.reused }))
+            let logprobs = self.of.scored.then(|| logprobs.take());
+            let done = CompletionChoice::new(index, text, logprobs).ended(end, self.of.more(&choice));
+            Ok::<_, ApiError>((done, Took { generated: choice.tokens(), reused: choice.reused }))
         });
         let (choices, took): (Vec<_>, Vec<_>) = try_join_all(each).await?.into_iter().unzip();
-        Ok(Completion { head: &self.head, choices, usage: Some(Some(self.spent(&took).into())) })
+        Ok(Completion { head: &self.of.head, choices, usage: Some(Some(self.spent(&took).into())) })
     }
 
     fn spent(&self, took: &[Took]) -> Spent {
@@ -151,12 +136,12 @@ impl Answering {
         }
     }
 
-    async fn stream(&self, pieces: Vec<Pieces>, events: &Events) {
-        let each = pieces.into_iter().enumerate().map(|(index, pieces)| self.one(index, pieces, events));
+    async fn stream(&self, asked: Vec<Asked>, events: &Events) {
+        let each = asked.into_iter().enumerate().map(|(index, asked)| self.one(index, asked, events));
         match try_join_all(each).await {
             Ok(took) => {
                 let usage = Some(Some(self.spent(&took).into()));
-                let last = Completion { head: &self.head, choices: Vec::new(), usage };
+                let last = Completion { head: &self.of.head, choices: Vec::new(), usage };
                 if !self.usage || events.send(&last).await.is_ok() {
                     events.done().await;
                 }
@@ -165,30 +150,33 @@ impl Answering {
         }
     }
 
-    async fn one(&self, index: usize, pieces: Pieces, events: &Events) -> Result<Took, Broken> {
-        let chunk = |text, logprobs: &mut Logprobs<'_>, end| Completion {
-            head: &self.head,
-            choices: vec![CompletionChoice::new(index, text, self.scored.then(|| logprobs.take()), end)],
-            usage: self.usage.then_some(None),
+    async fn one(&self, index: usize, asked: Asked, events: &Events) -> Result<Took, Broken> {
+        let piece = |text, logprobs: &mut Logprobs<'_>| {
+            CompletionChoice::new(index, text, self.of.scored.then(|| logprobs.take()))
         };
-        let (mut choice, mut logprobs) = (self.choice(pieces), self.logprobs());
+        let chunk =
+            |choice| Completion { head: &self.of.head, choices: vec![choice], usage: self.usage.then_some(None) };
+        let (mut choice, mut logprobs) = (self.of.choice(asked, true), self.logprobs());
         let mut echoed = self.echoed(index);
-        if !self.scored && !echoed.is_empty() {
-            events.send(&chunk(std::mem::take(&mut echoed), &mut logprobs, None)).await?;
+        if !self.of.scored && !echoed.is_empty() {
+            events.send(&chunk(piece(std::mem::take(&mut echoed), &mut logprobs))).await?;
         }
         while let Some(part) = choice.next().await? {
             match part {
                 Part::Prompt(likelihoods) => {
                     logprobs.prompt(self.prompt(index), &likelihoods);
-                    events.send(&chunk(std::mem::take(&mut echoed), &mut logprobs, None)).await?;
+                    events.send(&chunk(piece(std::mem::take(&mut echoed), &mut logprobs))).await?;
                 }
                 Part::Text(text, scored) => {
                     logprobs.answer(&scored);
-                    events.send(&chunk(text, &mut logprobs, None)).await?;
+                    events.send(&chunk(piece(text, &mut logprobs))).await?;
                 }
-                Part::End(reason) => events.send(&chunk(String::new(), &mut logprobs, Some(reason))).await?,
+                Part::End(reason) => {
+                    let last = piece(String::new(), &mut logprobs).ended(reason, self.of.more(&choice));
+                    events.send(&chunk(last)).await?;
+                }
             }
         }
-        Ok(Took { generated: choice.tokens, reused: choice.reused })
+        Ok(Took { generated: choice.tokens(), reused: choice.reused })
     }
 }

@@ -3,7 +3,7 @@
 use crate::serve::asking::Question;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{LIKELIHOODS, PROMPTS};
-use crate::serve::sampling::{Stop, StreamOptions, Wishes, refuse};
+use crate::serve::sampling::{Stop, StreamOptions, Streaming, Wishes, refuse, wishes_of};
 use ostrakon_node::NodeError;
 use ostrakon_node::generate::{Generator, MAX_TOP};
 use serde::Deserialize;
@@ -36,7 +36,7 @@ pub(crate) struct CompletionRequest {
     /// What is drawn follows from it; without it, from a fresh one, which is returned.
     seed: Option<i64>,
     /// Send the answer in pieces, as it comes.
-    pub(crate) stream: Option<bool>,
+    stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// Begin each answer with its prompt.
     pub(crate) echo: Option<bool>,
@@ -115,29 +115,15 @@ impl CompletionRequest {
         if self.best_of.is_some_and(|best| best != self.n.unwrap_or(1)) {
             return Err(ApiError::unsupported("best_of", "all `n` answers are given"));
         }
-        if self.stream_options.is_some() && !self.stream.unwrap_or(false) {
-            return Err(ApiError::field("stream_options", "only together with `stream`"));
-        }
         Ok(())
     }
 
-    pub(crate) fn wants_usage(&self) -> bool {
-        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+    pub(crate) fn wishes(&self) -> Wishes {
+        wishes_of!(self)
     }
 
-    pub(crate) fn wishes(&self) -> Wishes {
-        Wishes {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            seed: self.seed,
-            repetition_penalty: self.repetition_penalty,
-            frequency_penalty: self.frequency_penalty,
-            presence_penalty: self.presence_penalty,
-            logit_bias: self.logit_bias.clone(),
-            stop: self.stop.clone(),
-            n: self.n,
-        }
+    pub(crate) fn streaming(&self) -> Result<Streaming, ApiError> {
+        Streaming::of(self.stream, self.stream_options.as_ref())
     }
 
     pub(crate) fn likelihoods(&self) -> Result<Option<usize>, ApiError> {
@@ -190,7 +176,8 @@ mod tests {
     fn with(more: Value) -> Result<CompletionRequest, ApiError> {
         let mut all = json!({"model": "m"});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        parse::<CompletionRequest>(all.to_string().as_bytes()).and_then(|request| request.check().map(|()| request))
+        parse::<CompletionRequest>(all.to_string().as_bytes())
+            .and_then(|request| request.check().and_then(|()| request.streaming()).map(|_| request))
     }
 
     #[test]
