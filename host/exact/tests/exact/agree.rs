@@ -76,10 +76,10 @@ fn embedding(random: &mut Random, rows: usize, width: usize) -> Embedding {
 
 /// Run the reference and every executor on outputs filled with rubbish; all bytes must be equal, and
 /// finite.
-fn agree(
+pub(crate) fn agree(
     len: usize,
     reference: impl Fn(&mut [f32]),
-    fast: impl Fn(&Executor, &mut [f32]),
+    mut fast: impl FnMut(&Executor, &mut [f32]),
 ) -> Result<(), TestCaseError> {
     let mut want = vec![f32::NAN; len];
     reference(&mut want);

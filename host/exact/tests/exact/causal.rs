@@ -2,35 +2,12 @@
 //! reference, at every level of this machine, on one thread and on two, in one piece and in many.
 
 use crate::EXECUTORS;
+use crate::agree::agree;
 use crate::random::Random;
 use ostrakon_exact::reference;
 use ostrakon_exact::simd::{Executor, Past};
 use ostrakon_exact::{Lengths, RmsNorm, Rotary};
 use proptest::prelude::*;
-
-fn agree(
-    len: usize,
-    reference: impl Fn(&mut [f32]),
-    mut fast: impl FnMut(&Executor, &mut [f32]),
-) -> Result<(), TestCaseError> {
-    let mut want = vec![f32::NAN; len];
-    reference(&mut want);
-    if let Some(i) = want.iter().position(|y| !y.is_finite()) {
-        return Err(TestCaseError::fail(format!("the reference gives {} at {i}", want[i])));
-    }
-    for executor in EXECUTORS.iter() {
-        let mut got = vec![f32::NAN; len];
-        fast(executor, &mut got);
-        if let Some(i) = (0..len).find(|&i| got[i].to_bits() != want[i].to_bits()) {
-            let (level, threads) = (executor.level(), executor.threads());
-            return Err(TestCaseError::fail(format!(
-                "{level}, {threads} threads: element {i} is {:?}, the reference gives {:?}",
-                got[i], want[i]
-            )));
-        }
-    }
-    Ok(())
-}
 
 /// Heads, heads of keys, columns of a head.
 #[derive(Debug, Clone, Copy)]
