@@ -20,7 +20,7 @@ use super::packages::Hosted;
 use super::pasts::{Bounds, Extent, Pasts};
 use super::refusal::Refused;
 use super::reservations::Reservation;
-use super::session::{End, OPEN_WITHIN, Seat, linger};
+use super::session::{End, OPEN_WITHIN, Seat};
 use super::{Serving, random};
 use futures::future::BoxFuture;
 use ostrakon_net::{FrameStream, Offence};
@@ -47,23 +47,7 @@ impl Serving {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        match end {
-            End::Closed => None,
-            End::Refused(Refused { why, reason }, offence) => {
-                count(&self.metrics.refused, 1);
-                tracing::debug!(%from, ?why, reason, "a stream on which is decoded ends");
-                // Whoever does not hear it sees that the stream ends.
-                let _ = stream.send(&FromDecoder::Failed { call, why, reason }, &[]).await;
-                let _ = stream.finish().await;
-                linger(&mut stream).await;
-                offence
-            }
-            // What was wrong with the bytes themselves, the stream has reported.
-            End::Broken(error) => {
-                tracing::debug!(%from, %error, "a stream on which is decoded breaks");
-                None
-            }
-        }
+        self.over(from, &mut stream, end, |why, reason| FromDecoder::Failed { call, why, reason }).await
     }
 
     async fn run_decoding(&self, from: PublicKey, stream: &mut Stream, call: &mut u32) -> Result<Infallible, End> {

@@ -21,7 +21,7 @@ use ostrakon_net::{FrameStream, NetError, Offence};
 use ostrakon_nn::Tensor;
 use ostrakon_protocol::quorum::Vote;
 use ostrakon_protocol::wire::{FromNode, MAX_TENSOR_BYTES, Refusal, TensorHeader, ToNode, vote_subject};
-use ostrakon_protocol::{Digest, Leg, Place, PublicKey};
+use ostrakon_protocol::{Digest, Document, Leg, Place, PublicKey};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -104,20 +104,31 @@ impl Serving {
             Ok(never) => match never {},
             Err(end) => end,
         };
+        self.over(from, &mut stream, end, |why, reason| FromNode::Failed { call: calls, why, reason }).await
+    }
+
+    /// A stream is over; the peer is told why, if it can be, by the frame that `failed` makes. What it did wrong, if it did.
+    pub(super) async fn over<In: Document, Out: Document>(
+        &self,
+        from: PublicKey,
+        stream: &mut FrameStream<In, Out>,
+        end: End,
+        failed: impl FnOnce(Refusal, String) -> Out,
+    ) -> Option<Offence> {
         match end {
             End::Closed => None,
             End::Refused(Refused { why, reason }, offence) => {
                 count(&self.metrics.refused, 1);
-                tracing::debug!(%from, ?why, reason, "a session ends");
+                tracing::debug!(%from, kind = In::KIND, ?why, reason, "a stream ends");
                 // Whoever does not hear it sees that the stream ends.
-                let _ = stream.send(&FromNode::Failed { call: calls, why, reason }, &[]).await;
+                let _ = stream.send(&failed(why, reason), &[]).await;
                 let _ = stream.finish().await;
-                linger(&mut stream).await;
+                linger(stream).await;
                 offence
             }
             // What was wrong with the bytes themselves, the stream has reported.
             End::Broken(error) => {
-                tracing::debug!(%from, %error, "a session breaks");
+                tracing::debug!(%from, kind = In::KIND, %error, "a stream breaks");
                 None
             }
         }
@@ -274,7 +285,7 @@ fn kept(kept: &mut VecDeque<Sealed>, call: u32) -> Result<&mut Sealed, End> {
 }
 
 /// Throw away what still comes.
-pub(super) async fn linger<In, Out>(stream: &mut FrameStream<In, Out>) {
+async fn linger<In, Out>(stream: &mut FrameStream<In, Out>) {
     let mut unwanted = vec![0; 64 << 10];
     let rest = async { while let Ok(1..) = stream.read(&mut unwanted).await {} };
     let _ = tokio::time::timeout(LINGER, rest).await;

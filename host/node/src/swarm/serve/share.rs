@@ -20,7 +20,7 @@ use super::metrics::count;
 use super::packages::Hosted;
 use super::refusal::Refused;
 use super::reservations::Reservation;
-use super::session::{End, OPEN_WITHIN, Seat, linger};
+use super::session::{End, OPEN_WITHIN, Seat};
 use super::share_layers::ShareLayers;
 use super::{Serving, random};
 use futures::future::BoxFuture;
@@ -57,23 +57,7 @@ impl Serving {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        match end {
-            End::Closed => None,
-            End::Refused(Refused { why, reason }, offence) => {
-                count(&self.metrics.refused, 1);
-                tracing::debug!(%from, ?why, reason, "a stream of shares ends");
-                // Whoever does not hear it sees that the stream ends.
-                let _ = stream.send(&FromServer::Failed { call, why, reason }, &[]).await;
-                let _ = stream.finish().await;
-                linger(&mut stream).await;
-                offence
-            }
-            // What was wrong with the bytes themselves, the stream has reported.
-            End::Broken(error) => {
-                tracing::debug!(%from, %error, "a stream of shares breaks");
-                None
-            }
-        }
+        self.over(from, &mut stream, end, |why, reason| FromServer::Failed { call, why, reason }).await
     }
 
     async fn run_share(&self, from: PublicKey, stream: &mut Stream, call: &mut u32) -> Result<Infallible, End> {
