@@ -49,6 +49,8 @@ pub(crate) struct OpenBlock {
     plugin: Plugin,
     /// Taken by the run.
     fresh: Option<(Instance, SessionId)>,
+    /// What the run left of it, to be cleared away when nobody waits.
+    spent: Option<Instance>,
     /// What goes on from earlier rows, call after call.
     used: Option<(Instance, SessionId)>,
 }
@@ -65,7 +67,9 @@ impl OpenBlock {
             Some(fresh) => fresh,
             None => self.open(on)?,
         };
-        instance.forward(session, input, lengths).map_err(|source| self.failed(source))
+        let done = instance.forward(session, input, lengths).map_err(|source| self.failed(source));
+        self.spent = Some(instance);
+        done
     }
 
     /// Run it on later rows of sequences, in the instance that ran it before, if there is one. What it costs is then not a matter
@@ -86,8 +90,9 @@ impl OpenBlock {
         Ok(done)
     }
 
-    /// Make a fresh instance, if there is none.
+    /// Make a fresh instance, if there is none, and clear away the one before it.
     pub(crate) fn make_ready(&mut self, on: &Bench) -> Result<(), NodeError> {
+        self.spent = None;
         if self.fresh.is_none() {
             self.fresh = Some(self.open(on)?);
         }
@@ -204,7 +209,7 @@ impl Model {
         let (executor, backend) = (Arc::clone(self.bench.host.executor()), self.bench.host.backend().clone());
         self.bench.host = Arc::new(Host::new(executor, backend, Arc::clone(&self.package) as _));
         for block in &mut self.blocks {
-            (block.fresh, block.used) = (None, None);
+            (block.fresh, block.used, block.spent) = (None, None, None);
         }
     }
 
@@ -356,6 +361,7 @@ fn open_blocks(package: &Package, plugins: &Plugged, bench: &Bench) -> Result<Ve
                 settings: block.settings.clone(),
                 plugin: plugin.clone(),
                 fresh: None,
+                spent: None,
                 used: None,
             };
             open.fresh = Some(open.open(bench)?);

@@ -2,8 +2,8 @@
 //!
 //! # How
 //!
-//! 1. For each sequence and head, keys and values are coded and packed in panels: keys as 16 columns of
-//!    a product over the head's width, values as 16 columns of a product over the keys.
+//! 1. For each sequence and head, keys and values are coded and packed in panels ([`heads`](super::heads)): keys as 16
+//!    columns of a product over the head's width, values as 16 columns of a product over the keys.
 //! 2. A chunk of a sequence's rows is then worked on by one thread, head by head, a tile of rows at a
 //!    time: queries are coded, multiplied with the keys, scores become exponentials, exponentials
 //!    become integer weights, and these are multiplied with the values.
@@ -16,15 +16,15 @@
 
 use super::coding::{WideTile, ZERO_WIDE, widen};
 use super::executor::Executor;
+use super::heads::{BLOCK_ROWS, Head, Heads, Packing};
 use super::instantiate::instantiate;
 use super::level::Proven;
-use super::rows::{LANES, fold_larger, largest_magnitude};
+use super::rows::{LANES, fold_larger, largest_cleaned};
 use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Step, Tile, ZERO_TILE, tile_rows};
 use crate::number::{TINY, clean, exp_negative, larger, round};
 use crate::ragged::{Lengths, ShapeError};
-use crate::reference::{
-    DENOMINATOR_ONE, MAX_HEAD_WIDTH, QUERY_KEY_CODE, TINY_WEIGHT, VALUE_CODE, WEIGHT_CODE, expect_len, head_width,
-};
+use crate::reference::{DENOMINATOR_ONE, QUERY_KEY_CODE, TINY_WEIGHT, VALUE_CODE, WEIGHT_CODE, expect_len, head_width};
+use core::hint::black_box;
 
 /// Pairs of keys whose weighted values fit 32 bits: `32767 * 1023 * 64 < 2^31`.
 const SAFE_PAIRS: usize = 32;
@@ -35,9 +35,7 @@ const CHUNK_ROWS: usize = 24;
 
 instantiate! {
     /// Code a row of a head: `codes` becomes the integers, the result is the scale.
-    fn code(x: &[f32], max_code: f32, values: &mut [f32], codes: &mut [i16]) -> f32 = code_body;
-    /// Put two rows of value codes into their step of each panel; panels are `depth` steps long.
-    fn pack_values(even: &[i16], odd: &[i16], steps: &mut [Pairs], depth: usize) = pack_values_body;
+    fn code(x: &[f32], max_code: f32, codes: &mut [i16]) -> f32 = code_body;
     /// Turn dot products into scores.
     fn score(sums: &Tile, row_scales: &[f32], key_scales: &[f32; COLUMNS], panel: usize, scores: &mut [f32], stride: usize)
         = score_body;
@@ -87,22 +85,33 @@ pub(super) fn attention(
         let ends: Vec<usize> = ends(sequences.iter().map(|s| s.length * width));
         executor.crew().each_part(out, &ends, |i, out| {
             let Some(sequence) = sequences.get(i) else { return };
+            let mut packed = Heads::new(&shape, sequence, 1);
             for head in 0..heads {
-                let mut packed = Head::default();
-                packed.pack(&shape, sequence, head);
-                packed.attend(&shape, sequence, head, 0, out);
+                let packing = packed.packing();
+                for block in 0..sequence.length.div_ceil(BLOCK_ROWS) {
+                    // SAFETY: nobody else has it.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        packing.block(&shape, sequence, block, head..head + 1);
+                    }
+                }
+                packed.head(0).attend(&shape, sequence, head, 0, out);
             }
         });
         return Ok(());
     }
 
-    let mut packed: Vec<Head> = (0..sequences.len() * heads).map(|_| Head::default()).collect();
-    executor.crew().each_chunk(&mut packed, heads.div_ceil(2 * executor.crew().threads()), |i, chunk| {
-        let size = heads.div_ceil(2 * executor.crew().threads());
-        for (at, head) in chunk.iter_mut().enumerate() {
-            let at = i * size + at;
-            if let Some(sequence) = sequences.get(at / heads) {
-                head.pack(&shape, sequence, at % heads);
+    let mut packed: Vec<Heads> = sequences.iter().map(|sequence| Heads::new(&shape, sequence, heads)).collect();
+    let blocks: Vec<(usize, usize)> =
+        packed.iter().enumerate().flat_map(|(i, packed)| (0..packed.blocks()).map(move |block| (i, block))).collect();
+    let packing: Vec<Packing<'_>> = packed.iter_mut().map(Heads::packing).collect();
+    executor.crew().each(blocks.len(), &|i| {
+        let Some(&(i, block)) = blocks.get(i) else { return };
+        if let (Some(packing), Some(sequence)) = (packing.get(i), sequences.get(i)) {
+            // SAFETY: each block is listed once.
+            #[allow(unsafe_code)]
+            unsafe {
+                packing.block(&shape, sequence, block, 0..heads);
             }
         }
     });
@@ -114,10 +123,9 @@ pub(super) fn attention(
     let ends = ends(chunks.iter().map(|(_, start, end)| (end - start) * width));
     executor.crew().each_part(out, &ends, |i, out| {
         let Some(&(sequence, start, _)) = chunks.get(i) else { return };
-        let heads = packed.iter().skip(sequence * heads).take(heads).enumerate();
-        let Some(sequence) = sequences.get(sequence) else { return };
-        for (head, packed) in heads {
-            packed.attend(&shape, sequence, head, start, out);
+        let (Some(packed), Some(sequence)) = (packed.get(sequence), sequences.get(sequence)) else { return };
+        for head in 0..heads {
+            packed.head(head).attend(&shape, sequence, head, start, out);
         }
     });
     Ok(())
@@ -131,82 +139,36 @@ fn ends(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
     sizes.scan(0, running).collect()
 }
 
-struct Shape {
-    level: Proven,
+pub(super) struct Shape {
+    pub(super) level: Proven,
     width: usize,
-    d: usize,
+    /// Columns of a head.
+    pub(super) d: usize,
     inverse_root: f32,
 }
 
 impl Shape {
     /// Steps over the columns of a head.
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         self.d.div_ceil(Pairs::WIDTH)
     }
 }
 
-struct Sequence<'a> {
+pub(super) struct Sequence<'a> {
     /// Queries, keys and values, row by row.
     rows: &'a [f32],
-    length: usize,
+    pub(super) length: usize,
 }
 
 impl Sequence<'_> {
     /// The columns of a head in row `row` of queries (`part` 0), keys (1) or values (2).
-    fn columns(&self, shape: &Shape, row: usize, part: usize, head: usize) -> &[f32] {
+    pub(super) fn columns(&self, shape: &Shape, row: usize, part: usize, head: usize) -> &[f32] {
         let start = (row * 3 + part) * shape.width + head * shape.d;
         self.rows.get(start..start + shape.d).unwrap_or(&[])
     }
 }
 
-/// Keys and values of one head of one sequence, coded and packed.
-#[derive(Default)]
-struct Head {
-    keys: Vec<Pairs>,
-    /// Filled up to whole panels with 0.
-    key_scales: Vec<f32>,
-    values: Vec<Pairs>,
-    /// Filled up to whole panels with 0.
-    value_scales: Vec<f32>,
-}
-
-impl Head {
-    fn pack(&mut self, shape: &Shape, sequence: &Sequence<'_>, head: usize) {
-        let panels = sequence.length.div_ceil(COLUMNS);
-        let depth = shape.depth();
-        let value_depth = sequence.length.div_ceil(Pairs::WIDTH);
-        let mut floats = [0.0; MAX_HEAD_WIDTH];
-        let floats = floats.get_mut(..shape.d).unwrap_or(&mut []);
-        let mut codes = [[0i16; MAX_HEAD_WIDTH]; 2];
-
-        self.keys = vec![Pairs::ZERO; panels * depth];
-        self.key_scales = vec![0.0; panels * COLUMNS];
-        for (j, scale) in self.key_scales.iter_mut().enumerate().take(sequence.length) {
-            let [codes, _] = &mut codes;
-            let columns = sequence.columns(shape, j, 1, head);
-            *scale = code(shape.level, columns, QUERY_KEY_CODE, floats, codes.get_mut(..shape.d).unwrap_or(&mut []));
-            let steps = self.keys.iter_mut().skip(j / COLUMNS * depth);
-            for (step, &pair) in steps.zip(codes.as_chunks::<2>().0).take(depth) {
-                if let Some(slot) = step.0.as_chunks_mut::<2>().0.get_mut(j % COLUMNS) {
-                    *slot = pair;
-                }
-            }
-        }
-
-        self.values = vec![Pairs::ZERO; shape.d.div_ceil(COLUMNS) * value_depth];
-        self.value_scales = vec![0.0; panels * COLUMNS];
-        for pair in 0..value_depth {
-            codes = [[0; MAX_HEAD_WIDTH]; 2];
-            let scales = self.value_scales.iter_mut().enumerate().take(sequence.length).skip(pair * 2);
-            for ((j, scale), codes) in scales.zip(&mut codes) {
-                let codes = codes.get_mut(..shape.d).unwrap_or(&mut []);
-                *scale = code(shape.level, sequence.columns(shape, j, 2, head), VALUE_CODE, floats, codes);
-            }
-            let [even, odd] = &codes;
-            pack_values(shape.level, even, odd, self.values.get_mut(pair..).unwrap_or(&mut []), value_depth);
-        }
-    }
-
+impl Head<'_> {
     /// The results of this head for the rows of `out`, the first of which is row `first`.
     fn attend(&self, shape: &Shape, sequence: &Sequence<'_>, head: usize, first: usize, out: &mut [f32]) {
         let level = shape.level;
@@ -217,8 +179,6 @@ impl Head {
         let rows = out.len() / shape.width;
         let tiles = rows.div_ceil(tile_rows(level));
 
-        let mut floats = [0.0; MAX_HEAD_WIDTH];
-        let floats = floats.get_mut(..shape.d).unwrap_or(&mut []);
         let mut queries = vec![0i16; tile_rows(level) * key_stride];
         let mut scores = vec![f32::MIN; tile_rows(level) * stride];
         let mut weights = vec![0i16; tile_rows(level) * stride];
@@ -232,7 +192,7 @@ impl Head {
             {
                 let columns = sequence.columns(shape, first + start + r, 0, head);
                 let codes = codes.get_mut(..shape.d).unwrap_or(&mut []);
-                *scale = code(level, columns, QUERY_KEY_CODE, floats, codes) * shape.inverse_root;
+                *scale = code(level, columns, QUERY_KEY_CODE, codes) * shape.inverse_root;
             }
             let row_scales = row_scales.get(..count).unwrap_or(&[]);
 
@@ -247,7 +207,7 @@ impl Head {
             let rows = scores.chunks_exact_mut(stride).zip(weights.chunks_exact_mut(stride));
             for ((scores, weights), scale) in rows.zip(&mut scales).take(count) {
                 scores.get_mut(sequence.length..).unwrap_or(&mut []).fill(f32::MIN);
-                let weighed = weigh(level, scores, &self.value_scales, weights);
+                let weighed = weigh(level, scores, self.value_scales, weights);
                 *scale = weighed.scale;
                 most = most.max(weighed.total);
             }
@@ -280,30 +240,27 @@ impl Head {
 }
 
 #[inline(always)]
-fn code_body(x: &[f32], max_code: f32, values: &mut [f32], codes: &mut [i16]) -> f32 {
-    for (v, &x) in values.iter_mut().zip(x) {
-        *v = clean(x);
-    }
-    let max = largest_magnitude(values);
+fn code_body(x: &[f32], max_code: f32, codes: &mut [i16]) -> f32 {
+    let max = largest_cleaned(x);
     if max < TINY {
         codes.fill(0);
         return 0.0;
     }
     let inverse = max_code / max;
-    for (code, &v) in codes.iter_mut().zip(&*values) {
-        *code = round(v * inverse) as i16;
-    }
-    max / max_code
-}
-
-#[inline(always)]
-fn pack_values_body(even: &[i16], odd: &[i16], steps: &mut [Pairs], depth: usize) {
-    let columns = even.as_chunks::<COLUMNS>().0.iter().zip(odd.as_chunks::<COLUMNS>().0);
-    for (step, (even, odd)) in steps.iter_mut().step_by(depth).zip(columns) {
-        for ((slot, &even), &odd) in step.0.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
-            *slot = [even, odd];
+    let one = |x: f32| round(clean(x) * inverse) as i16;
+    // Vector by vector, which the compiler must not see: of a plain loop it makes one over four vectors at once and
+    // slow ends, and a head has but two or four.
+    let (vectors, rest) = x.as_chunks::<LANES>();
+    let (coded, coded_rest) = codes.as_chunks_mut::<LANES>();
+    for (codes, x) in coded.iter_mut().zip(vectors) {
+        for (code, &x) in codes.iter_mut().zip(black_box(x)) {
+            *code = one(x);
         }
     }
+    for (code, &x) in coded_rest.iter_mut().zip(rest) {
+        *code = one(x);
+    }
+    max / max_code
 }
 
 #[inline(always)]

@@ -217,15 +217,13 @@ impl Coded {
     ) {
         let d = columns.len();
         let max_code = if part == 2 { VALUE_CODE } else { QUERY_KEY_CODE };
-        let mut floats = [0.0; MAX_HEAD_WIDTH];
-        let floats = floats.get_mut(..d).unwrap_or(&mut []);
         self.codes.resize(rows.len() / (3 * width) * d, 0);
         self.scales.clear();
         self.scales.resize(padded, 0.0);
         let columns = part * width + columns.start..part * width + columns.end;
         let rows = rows.chunks_exact(3 * width).zip(self.codes.chunks_exact_mut(d));
         for ((row, codes), scale) in rows.zip(&mut self.scales) {
-            *scale = code(level, row.get(columns.clone()).unwrap_or(&[]), max_code, floats, codes);
+            *scale = code(level, row.get(columns.clone()).unwrap_or(&[]), max_code, codes);
         }
     }
 }

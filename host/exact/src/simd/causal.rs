@@ -22,7 +22,7 @@ use super::rows::LANES;
 use super::scratch::grown;
 use super::tile::{COLUMNS, MAX_TILE_ROWS, Pairs, Step, Tile, ZERO_TILE, tile_rows};
 use crate::ragged::{Lengths, ShapeError};
-use crate::reference::{Grouped, MAX_HEAD_WIDTH, QUERY_KEY_CODE, expect_context, expect_len};
+use crate::reference::{Grouped, QUERY_KEY_CODE, expect_context, expect_len};
 use core::ops::Range;
 use std::sync::Arc;
 
@@ -269,11 +269,10 @@ impl Call<'_> {
         // Also clears what fills a row up.
         memory.clear();
         memory.resize(count * stride, 0);
-        let mut floats = [0.0; MAX_HEAD_WIDTH];
         let mut scales = [0.0; MAX_TILE_ROWS];
         for ((query, codes), scale) in range.zip(memory.chunks_exact_mut(stride)).zip(&mut scales) {
             let columns = self.columns(piece.row + query / group, self.shape.query(kv_head * group + query % group));
-            *scale = coded(self.level, columns, QUERY_KEY_CODE, &mut floats, codes) * self.inverse_root;
+            *scale = coded(self.level, columns, QUERY_KEY_CODE, codes) * self.inverse_root;
         }
         Queries { codes: memory, scales, count }
     }

@@ -4,6 +4,7 @@
 //! a sum, 32768 times the sum of the weights, is given back exactly. Sums of 16-bit codes are held in
 //! f64: they stay below 2^40, where f64 is exact.
 
+use super::crew::Shared;
 use super::instantiate::instantiate;
 use super::level::Proven;
 use super::rows::range;
@@ -12,6 +13,7 @@ use crate::layer::{Activation, Linear};
 use crate::number::{TINY, clean, round};
 use crate::reference::QuantisedRow;
 use core::cell::RefCell;
+use core::hint::black_box;
 use std::thread::LocalKey;
 
 /// What centring takes from a 16-bit code.
@@ -23,8 +25,43 @@ pub(super) type WideTile = [[f64; COLUMNS]; MAX_TILE_ROWS];
 /// A wide tile of zeros.
 pub(super) const ZERO_WIDE: WideTile = [[0.0; COLUMNS]; MAX_TILE_ROWS];
 
-/// A tile of results.
-pub(super) type Scaled = [[f32; COLUMNS]; MAX_TILE_ROWS];
+/// Where the results of a tile go, in a matrix that several threads write to.
+pub(super) struct Place<'a> {
+    out: &'a Shared<'a, f32>,
+    /// The first result of the first row.
+    start: usize,
+    /// Results of a row in this tile, at most 16.
+    columns: usize,
+    /// From one row to the next.
+    stride: usize,
+}
+
+impl<'a> Place<'a> {
+    /// `columns` results in each row from `start` on, `stride` apart.
+    ///
+    /// # Safety
+    /// Nobody else has any of them.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn new(out: &'a Shared<'a, f32>, start: usize, columns: usize, stride: usize) -> Self {
+        Self { out, start, columns, stride }
+    }
+
+    /// Put a row there.
+    #[inline(always)]
+    fn put(&mut self, row: usize, results: impl Iterator<Item = f32>) {
+        // First apart from the matrix, which for all that the compiler knows could be where the sums are.
+        let mut vector = [0.0; COLUMNS];
+        vector.iter_mut().zip(results).for_each(|(y, result)| *y = result);
+        let start = self.start + row * self.stride;
+        // SAFETY: whoever made this vouches for it, and no other slice of it is alive.
+        #[allow(unsafe_code)]
+        let out = unsafe { self.out.range(start, start + self.columns) };
+        match out.as_mut_array::<COLUMNS>() {
+            Some(out) => *out = vector,
+            None => out.iter_mut().zip(vector).for_each(|(y, result)| *y = result),
+        }
+    }
+}
 
 /// What scaling needs to know of 16 columns.
 pub(super) struct Columns {
@@ -53,10 +90,6 @@ fn part<T: Copy + Default>(all: &[T], first: usize) -> [T; COLUMNS] {
 pub(super) trait Coder: Step {
     /// What was taken from each 16-bit code.
     const CENTRE: i32;
-    /// Most steps whose sums of 16-bit codes fit 32 bits.
-    const WIDE_DEPTH_ONCE: usize;
-    /// After how many steps such sums are widened where there are more.
-    const WIDE_DEPTH: usize;
 
     /// Set the weight at `position` (`column * WIDTH + k`).
     fn set(&mut self, position: usize, weight: i8);
@@ -75,9 +108,6 @@ pub(super) trait Coder: Step {
 
     /// Code the row `x` into `codes`, its limbs one after another; `values` is scratch.
     fn code(level: Proven, layer: &Linear, x: &[f32], values: &mut [f32], codes: &mut [Self::Code]) -> QuantisedRow;
-
-    /// Add sums of `rows` rows of 16-bit codes, limb by limb, to `wide`.
-    fn widen(level: Proven, sums: &Tile, rows: usize, wide: &mut WideTile);
 }
 
 thread_local! {
@@ -87,9 +117,6 @@ thread_local! {
 
 impl Coder for NarrowPairs {
     const CENTRE: i32 = CENTRE;
-    // 32768 * 127 * 516 < 2^31
-    const WIDE_DEPTH_ONCE: usize = 258;
-    const WIDE_DEPTH: usize = 256;
 
     fn set(&mut self, position: usize, weight: i8) {
         if let Some(slot) = self.0.get_mut(position) {
@@ -120,17 +147,10 @@ impl Coder for NarrowPairs {
             Activation::U16 => code_u16_pairs(level, x, prescale, values, codes),
         }
     }
-
-    fn widen(level: Proven, sums: &Tile, rows: usize, wide: &mut WideTile) {
-        widen(level, sums, rows, wide);
-    }
 }
 
 impl Coder for Quads {
     const CENTRE: i32 = 0;
-    // Limbs are 8-bit codes, whose sums fit for every K.
-    const WIDE_DEPTH_ONCE: usize = usize::MAX;
-    const WIDE_DEPTH: usize = usize::MAX;
 
     fn set(&mut self, position: usize, weight: i8) {
         if let Some(slot) = self.0.get_mut(position) {
@@ -168,10 +188,6 @@ impl Coder for Quads {
             }
         }
     }
-
-    fn widen(level: Proven, sums: &Tile, rows: usize, wide: &mut WideTile) {
-        widen_limbs(level, sums, rows, wide);
-    }
 }
 
 instantiate! {
@@ -191,12 +207,14 @@ instantiate! {
     fn code_u16(x: &[f32], prescale: Option<&[f32]>, values: &mut [f32], codes: &mut [u16])
         -> QuantisedRow = code_u16_body;
     /// Scale `rows.len()` rows of sums of 8-bit codes.
-    fn scale_narrow(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled) = scale_narrow_body;
+    fn scale_narrow(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) = scale_narrow_body;
     /// Scale `rows.len()` rows of sums of 16-bit codes less `centre` that fit 32 bits.
-    fn scale_centred(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled)
+    fn scale_centred(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>)
         = scale_centred_body;
+    /// Scale `rows.len()` rows of sums of 16-bit codes, high bytes and low bytes apart.
+    fn scale_limbs(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) = scale_limbs_body;
     /// Scale `rows.len()` rows of sums of 16-bit codes less `centre`.
-    fn scale_wide(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled)
+    fn scale_wide(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>)
         = scale_wide_body;
     /// One row of results from whole sums of 8-bit codes.
     fn scale_row_u8(totals: &[i32], row: QuantisedRow, layer: &Linear, out: &mut [f32]) = scale_row_u8_body;
@@ -204,8 +222,6 @@ instantiate! {
     fn scale_row_u16(totals: &[i64], row: QuantisedRow, layer: &Linear, out: &mut [f32]) = scale_row_u16_body;
     /// `wide += sums`.
     fn widen(sums: &Tile, rows: usize, wide: &mut WideTile) = widen_body;
-    /// `wide[r] += 256 * sums[2 r] + sums[2 r + 1]`.
-    fn widen_limbs(sums: &Tile, rows: usize, wide: &mut WideTile) = widen_limbs_body;
 }
 
 /// The row's scale and zero point, and what values are multiplied with; `values` becomes the cleaned row.
@@ -307,30 +323,47 @@ fn code_u16_quads_body(
     row
 }
 
+/// What belongs to a row, unknown to the compiler: it would otherwise take the same column of 16 rows together, with a
+/// gather for each, instead of the 16 columns of a row.
 #[inline(always)]
-fn scale_narrow_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled) {
-    for ((sums, row), out) in sums.iter().zip(rows).zip(out) {
+fn one_row(row: QuantisedRow) -> QuantisedRow {
+    black_box(row)
+}
+
+#[inline(always)]
+fn scale_narrow_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+    for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
+        let row = one_row(row);
         let columns = columns.row_sum.iter().zip(&columns.scale).zip(&columns.bias);
-        for ((y, &sum), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(sums).zip(columns) {
+        let result = |(&sum, ((&row_sum, &scale), &bias)): (&i32, ((&i32, &f32), &f32))| {
             // The difference is the sum of (code - zero) * weight with |code - zero| <= 255: it fits 32
             // bits for every K, even where the product that is subtracted wraps.
             let total = sum.wrapping_sub(row.zero.wrapping_mul(row_sum));
-            *y = total as f32 * (row.scale * scale) + bias;
-        }
+            total as f32 * (row.scale * scale) + bias
+        };
+        out.put(r, sums.iter().zip(columns).map(result));
     }
 }
 
 #[inline(always)]
-fn scale_centred_body(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled) {
-    for ((sums, &row), out) in sums.iter().zip(rows).zip(out) {
-        scale_exact(sums.iter().map(|&sum| f64::from(sum)), centre, row, columns, out);
+fn scale_centred_body(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+    for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
+        out.put(r, scale_exact(sums.iter().map(|&sum| f64::from(sum)), centre, row, columns));
     }
 }
 
 #[inline(always)]
-fn scale_wide_body(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Scaled) {
-    for ((sums, &row), out) in sums.iter().zip(rows).zip(out) {
-        scale_exact(sums.iter().copied(), centre, row, columns, out);
+fn scale_limbs_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+    for (r, ([high, low], &row)) in sums.as_chunks::<2>().0.iter().zip(rows).enumerate() {
+        let sums = high.iter().zip(low).map(|(&high, &low)| f64::from(high) * 256.0 + f64::from(low));
+        out.put(r, scale_exact(sums, 0, row, columns));
+    }
+}
+
+#[inline(always)]
+fn scale_wide_body(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+    for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
+        out.put(r, scale_exact(sums.iter().copied(), centre, row, columns));
     }
 }
 
@@ -341,14 +374,14 @@ fn scale_exact(
     centre: i32,
     row: QuantisedRow,
     columns: &Columns,
-    out: &mut [f32; COLUMNS],
-) {
+) -> impl Iterator<Item = f32> {
+    let row = one_row(row);
     let offset = f64::from(centre - row.zero);
     let columns = columns.row_sum.iter().zip(&columns.scale).zip(&columns.bias);
-    for ((y, sum), ((&row_sum, &scale), &bias)) in out.iter_mut().zip(sums).zip(columns) {
+    sums.zip(columns).map(move |(sum, ((&row_sum, &scale), &bias))| {
         let total = sum + offset * f64::from(row_sum);
-        *y = total as f32 * (row.scale * scale) + bias;
-    }
+        total as f32 * (row.scale * scale) + bias
+    })
 }
 
 #[inline(always)]
@@ -388,15 +421,6 @@ fn widen_body(sums: &Tile, rows: usize, wide: &mut WideTile) {
     for (sums, wide) in sums.iter().zip(wide).take(rows) {
         for (&sum, wide) in sums.iter().zip(wide) {
             *wide += f64::from(sum);
-        }
-    }
-}
-
-#[inline(always)]
-fn widen_limbs_body(sums: &Tile, rows: usize, wide: &mut WideTile) {
-    for ([high, low], wide) in sums.as_chunks::<2>().0.iter().zip(wide).take(rows) {
-        for ((&high, &low), wide) in high.iter().zip(low).zip(wide) {
-            *wide += f64::from(high) * 256.0 + f64::from(low);
         }
     }
 }

@@ -11,13 +11,15 @@
 //! 3. With many rows the pieces are row chunks, and each codes its own rows. With few rows they are groups
 //!    of panels too, and the rows are coded once before.
 
-use super::coding::{Coder, Columns, WideTile, ZERO_WIDE, scale_centred, scale_narrow, scale_wide};
+use super::coding::{
+    Coder, Columns, Place, WideTile, ZERO_WIDE, scale_centred, scale_limbs, scale_narrow, scale_wide, widen,
+};
 use super::crew::{Crew, Shared};
 use super::executor::Executor;
 use super::level::Proven;
 use super::product::{Product, ProductError};
 use super::scratch::grown;
-use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Quads, Tile, ZERO_TILE, tile_rows};
+use super::tile::{COLUMNS, NarrowPairs, Quads, Tile, ZERO_TILE, tile_rows};
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
@@ -27,6 +29,10 @@ use std::sync::Arc;
 const CHUNK_ROWS: usize = 96;
 /// Fewer rows than this are not worth fetching all weights for.
 const LEAST_CHUNK_ROWS: usize = 24;
+/// Most centred 16-bit codes whose sum fits 32 bits: `32768 * 127 * 516 < 2^31`.
+const MOST_CENTRED: usize = 516;
+/// After how many of them such sums are widened where there are more.
+const CENTRED_CHUNK: usize = 512;
 /// Below this many multiply-adds a second thread comes too late.
 const LEAST_WORK: usize = 150_000;
 
@@ -137,6 +143,8 @@ struct At {
 /// What a tile adds up to.
 enum Sums<'a> {
     Narrow(&'a Tile),
+    /// Of 16-bit codes as two limbs: high bytes and low bytes of each row.
+    Limbs(&'a Tile),
     Wide(&'a WideTile),
 }
 
@@ -188,7 +196,11 @@ impl<S: Coder> Packed<S> {
         let mut sums = ZERO_TILE;
         for panel in panels {
             let Some(steps) = self.steps.get(panel * depth..(panel + 1) * depth) else { return };
+            let next = self.steps.get((panel + 1) * depth..).unwrap_or(&[]);
             for tile in 0..tiles {
+                // Little by little, so that the next panel is there when this one is done.
+                let ahead = next.get(tile * depth / tiles..(tile + 1) * depth / tiles);
+                S::prefetch(ahead.unwrap_or(&[]));
                 let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                 let at = At { row, rows: end - row, panel };
                 let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);
@@ -197,17 +209,21 @@ impl<S: Coder> Packed<S> {
                         S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
                         sink(at, Sums::Narrow(&sums));
                     }
-                    Activation::U16 if limbs == 1 && depth <= S::WIDE_DEPTH_ONCE => {
+                    Activation::U16 if limbs == 2 => {
+                        S::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
+                        sink(at, Sums::Limbs(&sums));
+                    }
+                    Activation::U16 if stride <= MOST_CENTRED => {
                         S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
                         sink(at, Sums::Narrow(&sums));
                     }
                     Activation::U16 => {
                         let mut wide = ZERO_WIDE;
-                        let chunk = S::WIDE_DEPTH;
+                        let chunk = CENTRED_CHUNK / S::WIDTH;
                         for (i, steps) in steps.chunks(chunk).enumerate() {
                             let codes = codes.get(i * chunk * S::WIDTH..).unwrap_or(&[]);
-                            S::tile(self.level, codes, stride, at.rows * limbs, steps, &mut sums);
-                            S::widen(self.level, &sums, at.rows, &mut wide);
+                            S::tile(self.level, codes, stride, at.rows, steps, &mut sums);
+                            widen(self.level, &sums, at.rows, &mut wide);
                         }
                         sink(at, Sums::Wide(&wide));
                     }
@@ -253,6 +269,10 @@ impl<S: Coder> Packed<S> {
                     |c: usize| row_sum.get(at.panel * COLUMNS + c).map(|&w| i64::from(S::CENTRE) * i64::from(w));
                 let sum = |r: usize, c: usize| match sums {
                     Sums::Narrow(sums) => sums.get(r)?.get(c).map(|&s| i64::from(s)),
+                    Sums::Limbs(sums) => {
+                        let limb = |limb: usize| sums.get(2 * r + limb)?.get(c).map(|&s| i64::from(s));
+                        Some(256 * limb(0)? + limb(1)?)
+                    }
                     Sums::Wide(sums) => sums.get(r)?.get(c).map(|&s| s as i64),
                 };
                 self.write(&totals, &at, |r, c| Some(sum(r, c)? + centre(c)?));
@@ -337,31 +357,25 @@ impl<S: Coder> Packed<S> {
     ) {
         let mut columns = Columns::new(layer, panels.start);
         let mut panel = panels.start;
-        let mut scaled = [[0.0; COLUMNS]; MAX_TILE_ROWS];
         self.each_tile(codes, scales.len(), layer.activation, panels, |at, sums| {
             if at.panel != panel {
                 panel = at.panel;
                 columns = Columns::new(layer, panel);
             }
             let scales = scales.get(at.row..at.row + at.rows).unwrap_or(&[]);
+            let (from, to) = (panel * COLUMNS, ((panel + 1) * COLUMNS).min(self.outputs));
+            let start = (first + at.row) * self.outputs + from;
+            // SAFETY: pieces differ in their rows or in their panels, and this one writes each of its rows and panels
+            // once.
+            #[allow(unsafe_code)]
+            let mut place = unsafe { Place::new(out, start, to - from, self.outputs) };
             match sums {
                 Sums::Narrow(sums) if layer.activation == Activation::U16 => {
-                    scale_centred(self.level, sums, S::CENTRE, scales, &columns, &mut scaled);
+                    scale_centred(self.level, sums, S::CENTRE, scales, &columns, &mut place);
                 }
-                Sums::Narrow(sums) => scale_narrow(self.level, sums, scales, &columns, &mut scaled),
-                Sums::Wide(sums) => scale_wide(self.level, sums, S::CENTRE, scales, &columns, &mut scaled),
-            }
-            for (r, scaled) in scaled.iter().take(at.rows).enumerate() {
-                let start = (first + at.row + r) * self.outputs;
-                let (from, to) = (panel * COLUMNS, ((panel + 1) * COLUMNS).min(self.outputs));
-                // SAFETY: pieces differ in their rows or in their panels, and this one writes each of its
-                // rows and panels once.
-                #[allow(unsafe_code)]
-                let out = unsafe { out.range(start + from, start + to) };
-                match out.as_mut_array::<COLUMNS>() {
-                    Some(out) => *out = *scaled,
-                    None => out.iter_mut().zip(scaled).for_each(|(y, &s)| *y = s),
-                }
+                Sums::Narrow(sums) => scale_narrow(self.level, sums, scales, &columns, &mut place),
+                Sums::Limbs(sums) => scale_limbs(self.level, sums, scales, &columns, &mut place),
+                Sums::Wide(sums) => scale_wide(self.level, sums, S::CENTRE, scales, &columns, &mut place),
             }
         });
     }

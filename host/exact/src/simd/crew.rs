@@ -1,9 +1,13 @@
 //! Threads that share the parts of one operation.
 //!
 //! An operation of a small model lasts tens of microseconds, as long as waking a thread. So the
-//! calling thread does not hand its work over and sleep: it takes parts itself, from the same counter
-//! as the threads of the pool, and those that wake late find less left to do. When no part is left it
+//! calling thread does not hand its work over and sleep: it takes parts itself, as the threads of the
+//! pool do, and those that wake late find less left to do. When no part is left it
 //! waits only for parts that others have begun, never for a thread that has not come yet.
+//!
+//! Each thread has a share of the parts, the same in every operation of as many parts, and helps with the others when
+//! its own is done: rows that one operation has written are mostly read by the same core in the next, out of its own
+//! cache.
 //!
 //! The operations of a block follow each other closely. So a thread of the pool that finds no part left
 //! lingers for a moment, and takes up the next operation without having slept.
@@ -99,7 +103,7 @@ impl Crew {
         let job = Arc::new(Job {
             work,
             parts,
-            next: AtomicUsize::new(0),
+            next: (0..self.threads).map(|share| AtomicUsize::new(share * parts / self.threads)).collect(),
             left: AtomicUsize::new(parts),
             failure: Mutex::new(None),
             caller: current(),
@@ -108,11 +112,12 @@ impl Crew {
         for _ in 1 + lingering..self.threads.min(parts) {
             let (job, notice) = (Arc::clone(&job), Arc::clone(&self.notice));
             pool.spawn(move || {
-                job.run();
-                notice.linger();
+                let share = rayon::current_thread_index().map_or(0, |i| i + 1);
+                job.run(share);
+                notice.linger(share);
             });
         }
-        job.run();
+        job.run(0);
         let mut spins = 0;
         while job.left.load(Ordering::Acquire) != 0 {
             spins += 1;
@@ -132,7 +137,8 @@ impl Crew {
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
     parts: usize,
-    next: AtomicUsize,
+    /// Of each thread's share the part that is next.
+    next: Box<[AtomicUsize]>,
     left: AtomicUsize,
     /// What a part panicked with: a fault of this program, which the caller must see.
     failure: Mutex<Option<Box<dyn Any + Send>>>,
@@ -147,21 +153,31 @@ unsafe impl Send for Job {}
 unsafe impl Sync for Job {}
 
 impl Job {
-    fn run(&self) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= self.parts {
-                return;
+    /// Do what is left of share `own`, then of the others.
+    fn run(&self, own: usize) {
+        let shares = self.next.len();
+        for share in (own..shares).chain(0..own) {
+            let end = (share + 1) * self.parts / shares;
+            let Some(next) = self.next.get(share) else { return };
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                self.part(i);
             }
-            // SAFETY: part i is not done, so `left` is not 0 and `Crew::each` still holds the borrow.
-            #[allow(unsafe_code)]
-            let work = unsafe { &*self.work };
-            if let Err(failure) = catch_unwind(AssertUnwindSafe(|| work(i))) {
-                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-            }
-            if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.caller.unpark();
-            }
+        }
+    }
+
+    fn part(&self, i: usize) {
+        // SAFETY: part i is not done, so `left` is not 0 and `Crew::each` still holds the borrow.
+        #[allow(unsafe_code)]
+        let work = unsafe { &*self.work };
+        if let Err(failure) = catch_unwind(AssertUnwindSafe(|| work(i))) {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.caller.unpark();
         }
     }
 }
@@ -189,8 +205,8 @@ impl Notice {
         lingering
     }
 
-    /// Take up what is posted, until nothing has been for a while.
-    fn linger(&self) {
+    /// Take up what is posted, beginning with share `own`, until nothing has been for a while.
+    fn linger(&self, own: usize) {
         self.lingering.fetch_add(1, Ordering::AcqRel);
         let mut seen = self.number.load(Ordering::Acquire);
         let mut since = Instant::now();
@@ -207,7 +223,7 @@ impl Notice {
             if let Some(job) = job {
                 // A thread at work does not linger: the next operation may need another one.
                 self.lingering.fetch_sub(1, Ordering::AcqRel);
-                job.run();
+                job.run(own);
                 self.lingering.fetch_add(1, Ordering::AcqRel);
                 since = Instant::now();
             }

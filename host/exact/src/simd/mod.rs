@@ -26,6 +26,7 @@ mod coding;
 mod cpu;
 pub(crate) mod crew;
 mod executor;
+mod heads;
 pub(crate) mod instantiate;
 pub(crate) mod level;
 mod past;

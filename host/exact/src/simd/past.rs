@@ -182,10 +182,9 @@ impl Block {
 
     /// Code one row of keys and one of values into row `at`.
     pub(super) fn write(&mut self, level: Proven, at: usize, key: &[f32], value: &[f32]) {
-        let mut floats = [0.0; MAX_HEAD_WIDTH];
         let mut codes = [0i16; MAX_HEAD_WIDTH];
         let depth = key.len().div_ceil(Pairs::WIDTH);
-        let scale = coded(level, key, QUERY_KEY_CODE, &mut floats, &mut codes);
+        let scale = coded(level, key, QUERY_KEY_CODE, &mut codes);
         if let Some(slot) = self.key_scales.get_mut(at) {
             *slot = scale;
         }
@@ -197,7 +196,7 @@ impl Block {
         }
 
         // Columns after the head's last stay 0: keys and values are equally wide.
-        let scale = coded(level, value, VALUE_CODE, &mut floats, &mut codes);
+        let scale = coded(level, value, VALUE_CODE, &mut codes);
         if let Some(slot) = self.value_scales.get_mut(at) {
             *slot = scale;
         }
@@ -212,13 +211,6 @@ impl Block {
 }
 
 /// Code a row of a head into the first of `codes`; the result is its scale.
-pub(super) fn coded(
-    level: Proven,
-    x: &[f32],
-    max_code: f32,
-    floats: &mut [f32; MAX_HEAD_WIDTH],
-    codes: &mut [i16],
-) -> f32 {
-    let floats = floats.get_mut(..x.len()).unwrap_or(&mut []);
-    code(level, x, max_code, floats, codes.get_mut(..x.len()).unwrap_or(&mut []))
+pub(super) fn coded(level: Proven, x: &[f32], max_code: f32, codes: &mut [i16]) -> f32 {
+    code(level, x, max_code, codes.get_mut(..x.len()).unwrap_or(&mut []))
 }

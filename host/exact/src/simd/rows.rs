@@ -142,15 +142,7 @@ fn l2_normalise_body(x: &[f32], width: usize, out: &mut [f32]) {
 
 #[inline(always)]
 fn mean_pool_body(sequence: &[f32], width: usize, out: &mut [f32]) {
-    let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = sequence.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, magnitude(clean(x)));
-        }
-    }
-    let max = rest.iter().fold(fold_larger(&lanes), |m, &x| larger(m, magnitude(clean(x))));
-    let Some((to_fixed, unit)) = fixed_unit(max) else {
+    let Some((to_fixed, unit)) = fixed_unit(largest_cleaned(sequence)) else {
         out.fill(0.0);
         return;
     };
@@ -172,6 +164,19 @@ fn mean_pool_body(sequence: &[f32], width: usize, out: &mut [f32]) {
     for (y, &sum) in out.iter_mut().zip(&sums) {
         *y = (sum as f64 / length as f64 * f64::from(unit)) as f32;
     }
+}
+
+/// The largest magnitude of values once they are cleaned.
+#[inline(always)]
+pub(super) fn largest_cleaned(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, magnitude(clean(x)));
+        }
+    }
+    rest.iter().fold(fold_larger(&lanes), |m, &x| larger(m, magnitude(clean(x))))
 }
 
 /// The largest magnitude of cleaned values.

@@ -9,7 +9,7 @@
 //! tile live in registers until its panel ends; nothing else is loaded twice.
 //!
 //! All instructions used are exact for operands within the bounds: `vpmaddwd` multiplies 16 by 16 bits
-//! and adds two products in 32; `vpdpbusd` multiplies u8 by i8 and adds four products in 32. (The older
+//! and adds two products in 32; `vpdpwssd` adds to a sum in the same step, and `vpdpbusd` multiplies u8 by i8 and adds four products so. (The older
 //! `vpmaddubsw` saturates and is never used.)
 
 use super::level::{Level, Proven};
@@ -57,6 +57,14 @@ pub(super) trait Step: Copy + Send + Sync + 'static {
     /// # Panics
     /// If `rows` is 0 or more than [`tile_rows`], or `codes` too short.
     fn tile(level: Proven, codes: &[Self::Code], stride: usize, rows: usize, panel: &[Self], out: &mut Tile);
+
+    /// Ask for steps that will be needed soon, where the machine can be asked.
+    fn prefetch(steps: &[Self]) {
+        #[cfg(target_arch = "x86_64")]
+        super::tile_x86::prefetch(steps);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = steps;
+    }
 }
 
 /// Most rows of a tile: as many as the level's registers hold.
@@ -120,22 +128,18 @@ fn pairs(level: Proven, codes: &[i16], stride: usize, rows: usize, panel: &[impl
             unsafe { by_rows!(rows, kernel(codes.as_ptr(), stride, panel, out), 1 2 3 4 5 6) }
         }
         #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if has_vnni(level) => {
+            use super::tile_x86::pairs_vnni as kernel;
+            // SAFETY: the level is proven, VNNI was seen, and the lengths were checked.
+            unsafe { by_rows!(rows, kernel(codes.as_ptr(), stride, panel, out), 1 2 3 4 5 6 7 8 9 10 11 12) }
+        }
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => {
             use super::tile_x86::pairs_avx512 as kernel;
             // SAFETY: the level is proven and the lengths were checked.
             unsafe { by_rows!(rows, kernel(codes.as_ptr(), stride, panel, out), 1 2 3 4 5 6 7 8 9 10 11 12) }
         }
         _ => by_rows!(rows, pairs_portable(codes, stride, panel, out), 1 2 3 4),
-    }
-}
-
-impl Pairs {
-    /// Ask for steps that will be needed soon, where the machine can be asked.
-    pub(super) fn prefetch(steps: &[Self]) {
-        #[cfg(target_arch = "x86_64")]
-        super::tile_x86::prefetch(steps);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = steps;
     }
 }
 
@@ -159,17 +163,22 @@ impl Step for NarrowPairs {
     }
 }
 
-impl Quads {
-    /// Whether the level multiplies quads: it needs AVX-512 VNNI too.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn suits(level: Proven) -> bool {
-        level.level() == Level::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni")
-    }
+/// Whether a level has instructions that multiply and add up in one: AVX-512 with VNNI.
+#[cfg(target_arch = "x86_64")]
+fn has_vnni(level: Proven) -> bool {
+    level.level() == Level::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni")
+}
 
+/// Whether a level has instructions that multiply and add up in one.
+#[cfg(not(target_arch = "x86_64"))]
+fn has_vnni(_level: Proven) -> bool {
+    false
+}
+
+impl Quads {
     /// Whether the level multiplies quads.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn suits(_level: Proven) -> bool {
-        false
+    pub(super) fn suits(level: Proven) -> bool {
+        has_vnni(level)
     }
 }
 
@@ -182,7 +191,7 @@ impl Step for Quads {
     fn tile(level: Proven, codes: &[u8], stride: usize, rows: usize, panel: &[Self], out: &mut Tile) {
         check(level, codes.len(), stride, rows, panel.len() * Self::WIDTH);
         #[cfg(target_arch = "x86_64")]
-        if Self::suits(level) {
+        if has_vnni(level) {
             use super::tile_x86::quads_vnni as kernel;
             // SAFETY: the level is proven, VNNI was seen, and the lengths were checked.
             unsafe { by_rows!(rows, kernel(codes.as_ptr(), stride, panel, out), 1 2 3 4 5 6 7 8 9 10 11 12) }
@@ -216,5 +225,36 @@ fn pairs_portable<const R: usize>(codes: &[i16], stride: usize, panel: &[impl Pa
     }
     for (out, sums) in out.iter_mut().zip(sums) {
         *out = sums;
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    /// A machine with VNNI takes another kernel, so that nothing else would run this one there.
+    #[test]
+    #[allow(unsafe_code)]
+    fn pairs_without_vnni_agree() {
+        use super::super::tile_x86::pairs_avx512 as kernel;
+        if Proven::new(Level::Avx512).is_none() {
+            return;
+        }
+        let odd = |at: usize| (at as u32).wrapping_mul(2_654_435_761) >> 8;
+        for depth in [1, 2, 3, 7, 64] {
+            let panel: Vec<NarrowPairs> =
+                (0..depth).map(|k| NarrowPairs(core::array::from_fn(|i| odd(k * 32 + i) as i8))).collect();
+            let codes: Vec<i16> = (0..12 * 2 * depth).map(|at| odd(at + 7) as i16).collect();
+            for rows in 1..=12 {
+                let (mut fast, mut plain) = (ZERO_TILE, ZERO_TILE);
+                let stride = 2 * depth;
+                // SAFETY: the machine was asked, and there are codes of 12 rows.
+                unsafe {
+                    by_rows!(rows, kernel(codes.as_ptr(), stride, &panel, &mut fast), 1 2 3 4 5 6 7 8 9 10 11 12);
+                }
+                by_rows!(rows, pairs_portable(&codes, stride, &panel, &mut plain), 1 2 3 4 5 6 7 8 9 10 11 12);
+                assert_eq!(fast, plain, "{rows} rows of {depth} steps");
+            }
+        }
     }
 }

@@ -75,10 +75,10 @@ impl Vectors for NarrowPairs {
 }
 
 /// Ask for steps that will be needed soon.
-pub(super) fn prefetch(steps: &[Pairs]) {
+pub(super) fn prefetch<S>(steps: &[S]) {
     for step in steps {
         // SAFETY: a prefetch reads nothing that the program sees and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.0.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(step).cast()) };
     }
 }
 
@@ -174,6 +174,36 @@ pub(super) unsafe fn pairs_avx512<const R: usize>(
             for (r, sum) in sums.iter_mut().enumerate() {
                 let pair = _mm512_set1_epi32(codes.add(r * stride).cast::<i32>().read_unaligned());
                 *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(pair, columns));
+            }
+            codes = codes.add(2);
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        // SAFETY: a row of the tile is 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+    }
+}
+
+/// [`pairs_avx512`] where one instruction multiplies, adds two products and adds them to the sum.
+///
+/// # Safety
+/// AVX-512 F, BW and VNNI; otherwise as [`pairs_avx512`].
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn pairs_vnni<const R: usize>(
+    codes: *const i16,
+    stride: usize,
+    panel: &[impl Vectors],
+    out: &mut Tile,
+) {
+    let mut sums = [_mm512_setzero_si512(); R];
+    let mut codes = codes;
+    for step in panel {
+        // SAFETY: the caller vouches for the codes.
+        unsafe {
+            let columns = step.avx512();
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let pair = _mm512_set1_epi32(codes.add(r * stride).cast::<i32>().read_unaligned());
+                *sum = _mm512_dpwssd_epi32(*sum, pair, columns);
             }
             codes = codes.add(2);
         }
