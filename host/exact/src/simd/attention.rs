@@ -41,6 +41,9 @@ instantiate! {
         = score_body;
     /// Turn a row of scores into integer weights.
     fn weigh(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> Weighed = weigh_body;
+    /// Likewise for as many rows as `weighed` has, `value_scales.len()` apart.
+    fn weigh_tile(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16], weighed: &mut [Weighed])
+        = weigh_tile_body;
     /// Results of one row in one panel.
     fn finish(sums: &[f64; COLUMNS], scale: f32, out: &mut [f32]) = finish_body;
     /// Results of one row in one panel, where the sums fit 32 bits.
@@ -48,6 +51,7 @@ instantiate! {
 }
 
 /// What is left of a row of weights.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Weighed {
     /// What the integer results are multiplied with; 0 for a row without weight.
     pub(super) scale: f32,
@@ -202,22 +206,20 @@ impl Head<'_> {
                 score(level, &sums, row_scales, key_scales, panel, &mut scores, stride);
             }
 
-            let mut scales = [0.0f32; MAX_TILE_ROWS];
-            let mut most = 0;
-            let rows = scores.chunks_exact_mut(stride).zip(weights.chunks_exact_mut(stride));
-            for ((scores, weights), scale) in rows.zip(&mut scales).take(count) {
+            for scores in scores.chunks_exact_mut(stride).take(count) {
                 scores.get_mut(sequence.length..).unwrap_or(&mut []).fill(f32::MIN);
-                let weighed = weigh(level, scores, self.value_scales, weights);
-                *scale = weighed.scale;
-                most = most.max(weighed.total);
             }
+            let mut weighed = [Weighed::default(); MAX_TILE_ROWS];
+            let weighed = weighed.get_mut(..count).unwrap_or(&mut []);
+            weigh_tile(level, &mut scores, self.value_scales, &mut weights, weighed);
 
+            let most = weighed.iter().map(|row| row.total).max().unwrap_or(0);
             let narrow = most * VALUE_CODE as i64 <= i64::from(i32::MAX);
             for (panel, steps) in self.values.chunks_exact(value_depth).enumerate() {
                 let from = head * shape.d + panel * COLUMNS;
                 let to = (from + COLUMNS).min((head + 1) * shape.d);
-                let out = out.chunks_exact_mut(shape.width).skip(start).take(count).zip(scales);
-                let out = out.map(|(out, scale)| (out.get_mut(from..to).unwrap_or(&mut []), scale));
+                let out = out.chunks_exact_mut(shape.width).skip(start).zip(&*weighed);
+                let out = out.map(|(out, row)| (out.get_mut(from..to).unwrap_or(&mut []), row.scale));
                 if narrow {
                     Pairs::tile(level, &weights, stride, count, steps, &mut sums);
                     for ((out, scale), sums) in out.zip(&sums) {
@@ -284,6 +286,36 @@ fn score_body(
 #[inline(always)]
 fn weigh_body(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> Weighed {
     let max = largest(scores);
+    let denominator = exponentials(scores, max, value_scales);
+    let top = largest(scores);
+    integers(scores, top, denominator, weights)
+}
+
+/// Step by step over all rows: what the next row needs is not held up by the end of a step of the one before.
+#[inline(always)]
+fn weigh_tile_body(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16], weighed: &mut [Weighed]) {
+    let stride = value_scales.len();
+    let mut tops = [0.0; MAX_TILE_ROWS];
+    let mut denominators = [0; MAX_TILE_ROWS];
+    for (top, scores) in tops.iter_mut().zip(scores.chunks_exact(stride)).take(weighed.len()) {
+        *top = largest(scores);
+    }
+    let rows = scores.chunks_exact_mut(stride).zip(&tops).zip(&mut denominators).take(weighed.len());
+    for ((scores, &max), denominator) in rows {
+        *denominator = exponentials(scores, max, value_scales);
+    }
+    for (top, scores) in tops.iter_mut().zip(scores.chunks_exact(stride)).take(weighed.len()) {
+        *top = largest(scores);
+    }
+    let rows = scores.chunks_exact(stride).zip(weights.chunks_exact_mut(stride)).zip(tops.iter().zip(&denominators));
+    for (((scores, weights), (&top, &denominator)), weighed) in rows.zip(weighed) {
+        *weighed = integers(scores, top, denominator, weights);
+    }
+}
+
+/// Scores to exponentials times their values' scales; the result is the sum of the exponentials.
+#[inline(always)]
+fn exponentials(scores: &mut [f32], max: f32, value_scales: &[f32]) -> i64 {
     let mut denominator = 0i64;
     for (scores, scales) in scores.chunks_mut(BLOCK).zip(value_scales.chunks(BLOCK)) {
         let mut part = 0i32;
@@ -294,12 +326,16 @@ fn weigh_body(scores: &mut [f32], value_scales: &[f32], weights: &mut [i16]) -> 
         }
         denominator += i64::from(part);
     }
-    let top = largest(scores);
+    denominator
+}
+
+/// A row of floats, of which `top` is the largest, to integer weights.
+#[inline(always)]
+fn integers(scores: &[f32], top: f32, denominator: i64, weights: &mut [i16]) -> Weighed {
     if top < TINY_WEIGHT {
         weights.fill(0);
-        return Weighed { scale: 0.0, total: 0 };
+        return Weighed::default();
     }
-
     let inverse = WEIGHT_CODE / top;
     let mut total = 0i64;
     for (scores, weights) in scores.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {

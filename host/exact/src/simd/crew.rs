@@ -55,6 +55,11 @@ impl Crew {
         self.threads
     }
 
+    /// Free the cores of threads that linger, for somebody else's threads.
+    pub(crate) fn dismiss(&self) {
+        self.notice.dismiss();
+    }
+
     /// Call `work` once for each part of `data`; part i ends at `ends[i]` and starts where the one
     /// before it ends. `ends` must not decrease nor pass the end of `data`.
     pub(crate) fn each_part<T: Send>(&self, data: &mut [T], ends: &[usize], work: impl Fn(usize, &mut [T]) + Sync) {
@@ -205,13 +210,23 @@ impl Notice {
         lingering
     }
 
+    /// Send away the threads that linger.
+    fn dismiss(&self) {
+        if self.lingering.load(Ordering::Acquire) > 0 {
+            if let Ok(mut slot) = self.job.lock() {
+                *slot = None;
+            }
+            self.number.fetch_add(1, Ordering::Release);
+        }
+    }
+
     /// Take up what is posted, beginning with share `own`, until nothing has been for a while.
     fn linger(&self, own: usize) {
         self.lingering.fetch_add(1, Ordering::AcqRel);
         let mut seen = self.number.load(Ordering::Acquire);
         let mut since = Instant::now();
         while since.elapsed() < LINGER {
-            for _ in 0..64 {
+            for _ in 0..8 {
                 core::hint::spin_loop();
             }
             let number = self.number.load(Ordering::Acquire);
@@ -219,14 +234,12 @@ impl Notice {
                 continue;
             }
             seen = number;
-            let job = self.job.lock().ok().and_then(|slot| slot.clone());
-            if let Some(job) = job {
-                // A thread at work does not linger: the next operation may need another one.
-                self.lingering.fetch_sub(1, Ordering::AcqRel);
-                job.run(own);
-                self.lingering.fetch_add(1, Ordering::AcqRel);
-                since = Instant::now();
-            }
+            let Some(job) = self.job.lock().ok().and_then(|slot| slot.clone()) else { break };
+            // A thread at work does not linger: the next operation may need another one.
+            self.lingering.fetch_sub(1, Ordering::AcqRel);
+            job.run(own);
+            self.lingering.fetch_add(1, Ordering::AcqRel);
+            since = Instant::now();
         }
         self.lingering.fetch_sub(1, Ordering::AcqRel);
     }

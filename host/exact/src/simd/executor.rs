@@ -349,8 +349,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Code all rows, call `product` once, scale all sums. Rows are coded on the calling thread alone: a thread that
-    /// had helped would linger, on a core that the product may want.
+    /// Code all rows, call `product` once, scale all sums. Rows are coded on the calling thread alone, and no other
+    /// lingers: the product may want its core.
     fn linear_elsewhere(
         &self,
         layer: &Linear,
@@ -359,6 +359,7 @@ impl Executor {
         rows: usize,
         out: &mut [f32],
     ) -> Result<(), ProductError> {
+        self.crew.dismiss();
         let prescale = layer.prescale.as_deref();
         let mut values = vec![0.0; layer.inputs];
         let coded_rows = x.chunks_exact(layer.inputs);

@@ -8,6 +8,7 @@ use super::instantiate::instantiate;
 use crate::layer::{Embedding, LayerNorm, RmsNorm};
 use crate::number::{clean, larger, magnitude, round, smaller};
 use crate::reference::{Sums, fixed_unit, gelu_one, swiglu_one};
+use core::hint::black_box;
 
 /// How many parts a reduction has: two vectors of 8, or one of 16.
 pub(super) const LANES: usize = 16;
@@ -233,7 +234,7 @@ fn sums(v: &[f32]) -> Option<Sums> {
         let mut block_sum = [0i32; LANES];
         let (chunks, rest) = block.as_chunks::<LANES>();
         for chunk in chunks {
-            for ((sum, square), &v) in block_sum.iter_mut().zip(&mut squares).zip(chunk) {
+            for ((sum, square), &v) in block_sum.iter_mut().zip(&mut squares).zip(black_box(chunk)) {
                 let fixed = round(v * to_fixed);
                 *sum += fixed;
                 *square += i64::from(fixed) * i64::from(fixed);
