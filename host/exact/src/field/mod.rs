@@ -81,6 +81,7 @@ pub use lift::lift;
 pub use mask::{MAX_COLUMNS, expand};
 pub use parts::Parts;
 pub use product::ShareProduct;
+pub(crate) use product::fold_one;
 pub use vectors::Vectors;
 
 /// The prime: 2^31 - 1.

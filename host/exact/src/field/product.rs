@@ -6,7 +6,8 @@
 //! 2. A part's [`Product`] multiplies them. One that runs on this machine's CPU works on the thread that calls it, so
 //!    rows are cut into chunks and each thread of the executor takes chunks, with memory that it keeps. Any other
 //!    gets all rows in one call.
-//! 3. Both totals are folded to one element while they are in cache.
+//! 3. Both totals are folded to one element while they are in cache. A processor that multiplies bytes takes four rows
+//!    of bytes instead, and folds each tile.
 //!
 //! A product on the CPU never asks for the executor's threads itself, and a thread that cuts work up takes part in it and
 //! waits only for what others have begun. So this may be called from any thread, those of the executor included.
@@ -53,9 +54,15 @@ fn split_body(elements: &[u32], low: &mut [u16], high: &mut [u16]) {
 #[inline(always)]
 fn fold_body(low: &[i64], high: &[i64], out: &mut [u32]) {
     for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
-        let x = low.wrapping_add(high << 16).wrapping_add(ABOVE) as u64;
-        *out = reduce_once(((x & u64::from(P)) + (x >> 31)) as u32);
+        *out = fold_one(low.wrapping_add(high << 16));
     }
+}
+
+/// A total modulo p; below 2^55 in magnitude.
+#[inline(always)]
+pub(crate) fn fold_one(total: i64) -> u32 {
+    let x = total.wrapping_add(ABOVE) as u64;
+    reduce_once(((x & u64::from(P)) + (x >> 31)) as u32)
 }
 
 /// A layer, packed for a backend, that multiplies rows of elements. See the [module](super).
@@ -158,6 +165,8 @@ impl ShareProduct {
                 MEMORY.set(memory);
             }
         });
+        // It is to be sent now.
+        self.executor.dismiss();
         failed.into_inner().map_or(Ok(()), Err)
     }
 
@@ -165,6 +174,11 @@ impl ShareProduct {
         let level = self.executor.proven();
         let Memory { codes, totals } = memory;
         for (part, (range, product)) in self.parts.iter().enumerate() {
+            let (start, stride) = (part * self.outputs, self.columns());
+            let elements = shares.chunks_exact(self.inputs.max(1)).map(|row| row.get(range.clone()).unwrap_or(&[]));
+            if product.as_cpu().is_some_and(|cpu| cpu.multiply_elements(elements, out, start, stride)) {
+                continue;
+            }
             let codes = grown(codes, 2 * rows * range.len());
             let totals = grown(totals, 2 * rows * self.outputs);
             self.split(level, shares, range, codes);
@@ -180,6 +194,7 @@ impl ShareProduct {
         let level = self.executor.proven();
         let mut totals = self.totals.take(2 * rows * self.outputs);
         let chunk = CHUNK_TOTALS.div_ceil(2 * self.outputs);
+        self.executor.dismiss();
         for (part, (range, product)) in self.parts.iter().enumerate() {
             let mut codes = self.codes.take(2 * rows * range.len());
             self.split(level, shares, range, &mut codes);

@@ -4,9 +4,9 @@
 //! a sum, 32768 times the sum of the weights, is given back exactly. Sums of 16-bit codes are held in
 //! f64: they stay below 2^40, where f64 is exact.
 
-use super::crew::Shared;
 use super::instantiate::instantiate;
 use super::level::Proven;
+use super::place::Place;
 use super::rows::range;
 use super::tile::{COLUMNS, MAX_TILE_ROWS, NarrowPairs, Quads, Step, Tile};
 use crate::layer::{Activation, Linear};
@@ -24,44 +24,6 @@ pub(super) type WideTile = [[f64; COLUMNS]; MAX_TILE_ROWS];
 
 /// A wide tile of zeros.
 pub(super) const ZERO_WIDE: WideTile = [[0.0; COLUMNS]; MAX_TILE_ROWS];
-
-/// Where the results of a tile go, in a matrix that several threads write to.
-pub(super) struct Place<'a> {
-    out: &'a Shared<'a, f32>,
-    /// The first result of the first row.
-    start: usize,
-    /// Results of a row in this tile, at most 16.
-    columns: usize,
-    /// From one row to the next.
-    stride: usize,
-}
-
-impl<'a> Place<'a> {
-    /// `columns` results in each row from `start` on, `stride` apart.
-    ///
-    /// # Safety
-    /// Nobody else has any of them.
-    #[allow(unsafe_code)]
-    pub(super) unsafe fn new(out: &'a Shared<'a, f32>, start: usize, columns: usize, stride: usize) -> Self {
-        Self { out, start, columns, stride }
-    }
-
-    /// Put a row there.
-    #[inline(always)]
-    fn put(&mut self, row: usize, results: impl Iterator<Item = f32>) {
-        // First apart from the matrix, which for all that the compiler knows could be where the sums are.
-        let mut vector = [0.0; COLUMNS];
-        vector.iter_mut().zip(results).for_each(|(y, result)| *y = result);
-        let start = self.start + row * self.stride;
-        // SAFETY: whoever made this vouches for it, and no other slice of it is alive.
-        #[allow(unsafe_code)]
-        let out = unsafe { self.out.range(start, start + self.columns) };
-        match out.as_mut_array::<COLUMNS>() {
-            Some(out) => *out = vector,
-            None => out.iter_mut().zip(vector).for_each(|(y, result)| *y = result),
-        }
-    }
-}
 
 /// What scaling needs to know of 16 columns.
 pub(super) struct Columns {
@@ -207,14 +169,14 @@ instantiate! {
     fn code_u16(x: &[f32], prescale: Option<&[f32]>, values: &mut [f32], codes: &mut [u16])
         -> QuantisedRow = code_u16_body;
     /// Scale `rows.len()` rows of sums of 8-bit codes.
-    fn scale_narrow(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) = scale_narrow_body;
+    fn scale_narrow(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) = scale_narrow_body;
     /// Scale `rows.len()` rows of sums of 16-bit codes less `centre` that fit 32 bits.
-    fn scale_centred(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>)
+    fn scale_centred(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>)
         = scale_centred_body;
     /// Scale `rows.len()` rows of sums of 16-bit codes, high bytes and low bytes apart.
-    fn scale_limbs(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) = scale_limbs_body;
+    fn scale_limbs(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) = scale_limbs_body;
     /// Scale `rows.len()` rows of sums of 16-bit codes less `centre`.
-    fn scale_wide(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>)
+    fn scale_wide(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>)
         = scale_wide_body;
     /// One row of results from whole sums of 8-bit codes.
     fn scale_row_u8(totals: &[i32], row: QuantisedRow, layer: &Linear, out: &mut [f32]) = scale_row_u8_body;
@@ -331,7 +293,7 @@ fn one_row(row: QuantisedRow) -> QuantisedRow {
 }
 
 #[inline(always)]
-fn scale_narrow_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+fn scale_narrow_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) {
     for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
         let row = one_row(row);
         let columns = columns.row_sum.iter().zip(&columns.scale).zip(&columns.bias);
@@ -346,14 +308,14 @@ fn scale_narrow_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out:
 }
 
 #[inline(always)]
-fn scale_centred_body(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+fn scale_centred_body(sums: &Tile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) {
     for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
         out.put(r, scale_exact(sums.iter().map(|&sum| f64::from(sum)), centre, row, columns));
     }
 }
 
 #[inline(always)]
-fn scale_limbs_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+fn scale_limbs_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) {
     for (r, ([high, low], &row)) in sums.as_chunks::<2>().0.iter().zip(rows).enumerate() {
         let sums = high.iter().zip(low).map(|(&high, &low)| f64::from(high) * 256.0 + f64::from(low));
         out.put(r, scale_exact(sums, 0, row, columns));
@@ -361,7 +323,7 @@ fn scale_limbs_body(sums: &Tile, rows: &[QuantisedRow], columns: &Columns, out: 
 }
 
 #[inline(always)]
-fn scale_wide_body(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_>) {
+fn scale_wide_body(sums: &WideTile, centre: i32, rows: &[QuantisedRow], columns: &Columns, out: &mut Place<'_, f32>) {
     for (r, (sums, &row)) in sums.iter().zip(rows).enumerate() {
         out.put(r, scale_exact(sums.iter().copied(), centre, row, columns));
     }

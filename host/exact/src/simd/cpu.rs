@@ -11,12 +11,12 @@
 //! 3. With many rows the pieces are row chunks, and each codes its own rows. With few rows they are groups
 //!    of panels too, and the rows are coded once before.
 
-use super::coding::{
-    Coder, Columns, Place, WideTile, ZERO_WIDE, scale_centred, scale_limbs, scale_narrow, scale_wide, widen,
-};
+use super::coding::{Coder, Columns, WideTile, ZERO_WIDE, scale_centred, scale_limbs, scale_narrow, scale_wide, widen};
 use super::crew::{Crew, Shared};
 use super::executor::Executor;
 use super::level::Proven;
+use super::limbs;
+use super::place::Place;
 use super::product::{Product, ProductError};
 use super::scratch::grown;
 use super::tile::{COLUMNS, NarrowPairs, Quads, Tile, ZERO_TILE, tile_rows};
@@ -91,6 +91,20 @@ impl CpuProduct {
         }
     }
 
+    /// Products of rows of elements of F_p, modulo p, if this level multiplies them faster as limbs than as codes:
+    /// whether it does. The results of a row begin at `start` in `out`, those of the next `stride` further on.
+    pub(crate) fn multiply_elements<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u32]>,
+        out: &mut [u32],
+        start: usize,
+        stride: usize,
+    ) -> bool {
+        let Weights::Quads(packed) = &self.weights else { return false };
+        limbs::multiply(packed, rows, out, start, stride);
+        true
+    }
+
     fn check(&self, codes: usize, rows: usize, totals: usize) -> Result<(), ProductError> {
         expect_len("the codes", codes, rows, self.inputs)?;
         expect_len("the totals", totals, rows, self.outputs)?;
@@ -125,10 +139,10 @@ impl Product for CpuProduct {
 }
 
 /// Weights in panels.
-struct Packed<S> {
-    level: Proven,
+pub(super) struct Packed<S> {
+    pub(super) level: Proven,
     inputs: usize,
-    outputs: usize,
+    pub(super) outputs: usize,
     /// Panel by panel, [`depth`](Self::depth) steps each.
     steps: Vec<S>,
 }
@@ -169,12 +183,18 @@ impl<S: Coder> Packed<S> {
     }
 
     /// Codes of a row, filled up to whole steps.
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.depth() * S::WIDTH
     }
 
-    fn panels(&self) -> usize {
+    pub(super) fn panels(&self) -> usize {
         self.outputs.div_ceil(COLUMNS)
+    }
+
+    /// The steps of a panel, and those of all after it.
+    pub(super) fn panel(&self, panel: usize) -> (&[S], &[S]) {
+        let depth = self.depth();
+        self.steps.get(panel * depth..).unwrap_or(&[]).split_at_checked(depth).unwrap_or_default()
     }
 
     /// Call `sink` with the sums of every tile of the coded `rows` and the `panels`.
@@ -195,8 +215,7 @@ impl<S: Coder> Packed<S> {
         let tiles = rows.div_ceil(tile_rows(self.level) / limbs);
         let mut sums = ZERO_TILE;
         for panel in panels {
-            let Some(steps) = self.steps.get(panel * depth..(panel + 1) * depth) else { return };
-            let next = self.steps.get((panel + 1) * depth..).unwrap_or(&[]);
+            let (steps, next) = self.panel(panel);
             for tile in 0..tiles {
                 // Little by little, so that the next panel is there when this one is done.
                 let ahead = next.get(tile * depth / tiles..(tile + 1) * depth / tiles);

@@ -56,6 +56,12 @@ impl Executor {
         self.crew.threads()
     }
 
+    /// Free the cores of threads that wait for the next operation: what comes next is for somebody else's threads, and
+    /// lasts.
+    pub fn dismiss(&self) {
+        self.crew.dismiss();
+    }
+
     /// The level, as a proof.
     pub(crate) fn proven(&self) -> Proven {
         self.level
@@ -359,7 +365,7 @@ impl Executor {
         rows: usize,
         out: &mut [f32],
     ) -> Result<(), ProductError> {
-        self.crew.dismiss();
+        self.dismiss();
         let prescale = layer.prescale.as_deref();
         let mut values = vec![0.0; layer.inputs];
         let coded_rows = x.chunks_exact(layer.inputs);

@@ -266,6 +266,7 @@ impl<S: Servers> SharedProduct<S> {
         for _ in 0..TRIES {
             let tried = self.servers.masked(&self.layer, rows).and_then(|masked| {
                 let share = self.shares.split(codes, &masked.mask).map_err(hopeless)?;
+                self.executor.dismiss();
                 let (product, who) = self.servers.multiply(&self.layer, &share)?;
                 if let Some(row) = self.layer.check(&*self.shares, &share, &product).map_err(hopeless)? {
                     let wrong = Wrong { layer: self.layer.name.clone(), row };
