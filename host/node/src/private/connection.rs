@@ -61,6 +61,12 @@ impl Wanted<'_> {
         PATIENCE + Duration::from_secs(work / LEAST_WORK + bytes / LEAST_BYTES)
     }
 
+    /// The product as a tensor.
+    pub(super) fn tensor(&self, elements: Vec<i32>) -> Result<Tensor, Trouble> {
+        let columns = u32::try_from(self.columns).unwrap_or(u32::MAX);
+        Tensor::from_i32(vec![self.rows, columns], elements).map_err(|error| Trouble::Malformed(error.to_string()))
+    }
+
     fn bytes(&self) -> Result<u64, Trouble> {
         element_bytes(self.rows, self.columns)
             .ok_or_else(|| Trouble::Failed(format!("{} rows are more than a frame carries", self.rows)))
@@ -100,13 +106,13 @@ impl Connection {
         call
     }
 
-    /// Have a share multiplied.
-    pub(super) async fn multiply(&mut self, wanted: Wanted<'_>, share: &Tensor) -> Result<Tensor, Trouble> {
-        let (call, elements) = (self.next_call(), share.bytes());
+    /// Have a share multiplied, little-endian as it is sent.
+    pub(super) async fn multiply(&mut self, wanted: Wanted<'_>, elements: &[u8]) -> Result<Vec<i32>, Trouble> {
+        let call = self.next_call();
         let bytes = elements.len() as u64;
         let header = ToServer::Multiply { call, layer: wanted.layer.to_owned(), rows: wanted.rows, bytes };
         let within = wanted.within();
-        timeout(within, self.stream.send(&header, &elements)).await.map_err(|_| Trouble::Late(within))??;
+        timeout(within, self.stream.send(&header, elements)).await.map_err(|_| Trouble::Late(within))??;
         self.product(wanted).await
     }
 
@@ -120,7 +126,7 @@ impl Connection {
     }
 
     /// The next product, in the order in which they were asked for.
-    pub(super) async fn product(&mut self, wanted: Wanted<'_>) -> Result<Tensor, Trouble> {
+    pub(super) async fn product(&mut self, wanted: Wanted<'_>) -> Result<Vec<i32>, Trouble> {
         let (due, within) = (self.due, wanted.within());
         self.due = due.saturating_add(1);
         self.used = Instant::now();
@@ -133,8 +139,7 @@ impl Connection {
         let payload = payload.await.map_err(|_| Trouble::Late(within))??;
         let elements: Vec<i32> = payload.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect();
         expect_elements(bytemuck::cast_slice(&elements)).map_err(|error| Trouble::Malformed(error.0))?;
-        let columns = u32::try_from(wanted.columns).unwrap_or(u32::MAX);
-        Tensor::from_i32(vec![wanted.rows, columns], elements).map_err(|error| Trouble::Malformed(error.to_string()))
+        Ok(elements)
     }
 
     /// Whether it was silent for so long that the server may have ended it.

@@ -19,6 +19,7 @@ use crate::batch::MAX_TOKENS;
 use crate::error::NodeError;
 use crate::swarm::client::choosing::{Choosing, Chosen};
 use crate::swarm::execute::Trouble;
+use futures::future::try_join;
 use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_protocol::{BlockNeeds, Digest, PlannedLeg, PublicKey};
@@ -29,6 +30,8 @@ use tokio::runtime::Handle;
 
 /// Rows that are prepared at once: so many elements of one layer wait for their check.
 const CHUNK_ROWS: usize = 512;
+/// Least rows of half a share: with fewer, a second stream costs more than it saves.
+const LEAST_HALF: usize = 16;
 /// Bytes of masks and products that are kept ready.
 const POOL_BYTES: usize = 512 << 20;
 /// Notes that are kept.
@@ -105,8 +108,16 @@ struct State {
 struct Leg {
     from: u32,
     to: u32,
-    servers: Vec<(PublicKey, Option<Connection>)>,
+    servers: Vec<Server>,
     shadows: VecDeque<PublicKey>,
+    /// Whether the first server takes one stream only.
+    alone: bool,
+}
+
+struct Server {
+    node: PublicKey,
+    /// Streams to it that nobody uses just now.
+    idle: Vec<Connection>,
 }
 
 /// Whoever has a seed, with a digest of it; and the masks of these seeds for each layer.
@@ -143,7 +154,7 @@ impl State {
 
     /// Who has this place in a leg.
     fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
-        self.legs.get(at)?.servers.get(number).map(|(node, _)| *node)
+        self.legs.get(at)?.servers.get(number).map(|server| server.node)
     }
 
     fn note(&mut self, note: String) {
@@ -200,8 +211,9 @@ impl ShareServers {
         let leg = |PlannedLeg { from, to, replicas, shadows }| Leg {
             from,
             to,
-            servers: replicas.into_iter().map(|node| (node, None)).collect(),
+            servers: replicas.into_iter().map(|node| Server { node, idle: Vec::new() }).collect(),
             shadows: shadows.into(),
+            alone: false,
         };
         state.legs = legs.into_iter().map(leg).collect();
         state.addresses = addresses;
@@ -211,7 +223,7 @@ impl ShareServers {
     }
 
     pub(super) fn legs(&self) -> Vec<LegServers> {
-        let servers = |leg: &Leg| leg.servers.iter().map(|(node, _)| *node).collect();
+        let servers = |leg: &Leg| leg.servers.iter().map(|server| server.node).collect();
         lock(&self.state)
             .legs
             .iter()
@@ -234,10 +246,8 @@ impl ShareServers {
     pub(super) fn close(&self) {
         let legs = std::mem::take(&mut lock(&self.state).legs);
         self.handle.block_on(async {
-            for (_, connection) in legs.into_iter().flat_map(|leg| leg.servers) {
-                if let Some(connection) = connection {
-                    connection.close().await;
-                }
+            for connection in legs.into_iter().flat_map(|leg| leg.servers).flat_map(|server| server.idle) {
+                connection.close().await;
             }
             self.choosing.net().stop().await;
         });
@@ -364,6 +374,7 @@ impl ShareServers {
             // While the server multiplies.
             let mask = self.shares.mask(&[seed], place(layer, rows))?;
             let product = self.handle.block_on(connection.product(wanted(layer, rows)))?;
+            let product = wanted(layer, rows).tensor(product)?;
             lock(&self.traffic).prepared += product.byte_len() as u64;
             if let Some(row) = layer.check(&*self.shares, &mask, &product)? {
                 let what = format!("row {row} of layer `{}`, of a mask", layer.name());
@@ -380,34 +391,46 @@ impl ShareServers {
     fn connection(&self, state: &mut State, at: usize, number: usize) -> Result<Connection, Trouble> {
         let gone = || Trouble::Gone("there is no such server any more".into());
         let purpose = state.purpose(at).ok_or_else(gone)?;
-        let (node, open) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)).ok_or_else(gone)?;
-        match open.take() {
-            Some(connection) if !connection.is_idle() => Ok(connection),
-            idle => {
-                if let Some(idle) = idle {
-                    self.handle.spawn(idle.close());
-                }
-                let addresses = state.addresses.get(node).map(Vec::as_slice).unwrap_or_default();
-                self.handle.block_on(Connection::open(self.choosing.net(), *node, addresses, purpose))
+        let server = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)).ok_or_else(gone)?;
+        while let Some(connection) = server.idle.pop() {
+            if !connection.is_idle() {
+                return Ok(connection);
             }
+            self.handle.spawn(connection.close());
         }
+        let addresses = state.addresses.get(&server.node).map(Vec::as_slice).unwrap_or_default();
+        self.handle.block_on(Connection::open(self.choosing.net(), server.node, addresses, purpose))
+    }
+
+    /// A second stream for the other half of a share, so that one half travels while the other is multiplied. A server
+    /// may have no room for it.
+    fn second(&self, state: &mut State, at: usize, rows: usize) -> Option<Connection> {
+        if rows < 2 * LEAST_HALF || state.legs.get(at)?.alone {
+            return None;
+        }
+        let second = self.connection(state, at, 0).ok();
+        if let (None, Some(leg)) = (&second, state.legs.get_mut(at)) {
+            leg.alone = true;
+        }
+        second
     }
 
     fn keep(&self, state: &mut State, at: usize, number: usize, connection: Connection) {
-        if let Some((_, open)) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)) {
-            *open = Some(connection);
+        if let Some(server) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)) {
+            server.idle.push(connection);
         }
     }
 
     /// A server failed: another one takes its place, or all is planned anew.
     fn replace(&self, state: &mut State, at: usize, number: usize, trouble: &Trouble) -> Result<(), SharedError> {
         let Some(leg) = state.legs.get_mut(at) else { return Ok(()) };
-        let Some((node, open)) = leg.servers.get_mut(number) else { return Ok(()) };
-        let failed = *node;
-        *open = None;
+        let Some(server) = leg.servers.get_mut(number) else { return Ok(()) };
+        let failed = server.node;
+        server.idle.clear();
         let next = leg.shadows.pop_front();
         if let Some(next) = next {
-            *node = next;
+            server.node = next;
+            leg.alone = false;
         }
         if let Some(offence) = trouble.offence() {
             self.choosing.net().report(failed, offence);
@@ -480,13 +503,16 @@ impl Servers for ShareServers {
         let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
         let rows = share.dims().first().map_or(0, |&rows| rows as usize);
         self.pool.may_send(layer.stream(), state.server(at, 0))?;
-        let result = self.connection(&mut state, at, 0).and_then(|mut connection| {
-            let product = self.handle.block_on(connection.multiply(wanted(layer, rows), share))?;
-            Ok((product, connection))
+        let result = self.connection(&mut state, at, 0).and_then(|mut first| {
+            let mut second = self.second(&mut state, at, rows);
+            let product = self.handle.block_on(multiplied(layer, share, &mut first, second.as_mut()))?;
+            Ok((product, first, second))
         });
         match result {
-            Ok((product, connection)) => {
-                self.keep(&mut state, at, 0, connection);
+            Ok((product, first, second)) => {
+                for connection in second.into_iter().chain([first]) {
+                    self.keep(&mut state, at, 0, connection);
+                }
                 let who = state.server(at, 0);
                 let mut traffic = lock(&self.traffic);
                 traffic.sent += share.byte_len() as u64;
@@ -512,6 +538,32 @@ impl Servers for ShareServers {
             let _ = self.replace(&mut state, at, 0, &trouble);
         }
     }
+}
+
+/// The product of a share, half of it on each of two streams.
+async fn multiplied(
+    layer: &SharedLayer,
+    share: &Tensor,
+    first: &mut Connection,
+    second: Option<&mut Connection>,
+) -> Result<Tensor, Trouble> {
+    let rows = share.dims().first().map_or(0, |&rows| rows as usize);
+    let elements = share.bytes();
+    let elements = match second {
+        Some(second) => {
+            let half = rows / 2;
+            let (ours, theirs) = elements.split_at_checked(half * layer.inputs() * 4).unwrap_or_default();
+            let products = try_join(
+                first.multiply(wanted(layer, half), ours),
+                second.multiply(wanted(layer, rows - half), theirs),
+            );
+            let (mut product, rest) = products.await?;
+            product.extend(rest);
+            product
+        }
+        None => first.multiply(wanted(layer, rows), &elements).await?,
+    };
+    wanted(layer, rows).tensor(elements)
 }
 
 fn fresh_seed() -> Result<Seed, SharedError> {
