@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ROWS: usize = 128;
-const TIMES: usize = 12;
+const TIMES: usize = 4;
 
 pub(super) fn measure(backend: &ProvenBackend, executor: &Executor) -> Result<Duration, NnError> {
     let mut total = Duration::ZERO;
