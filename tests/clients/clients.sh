@@ -1,13 +1,13 @@
 #!/bin/sh
 # Clients that nobody here wrote, against a server of two packages. They are installed into build/peers.
 # usage: clients.sh OSTRAKON WRITER EMBEDDER   (packages' directories)
-# CLIENTS names some of: python javascript harness schemathesis (all without it).
+# CLIENTS names some of: python javascript harness schemathesis load (all without it).
 set -eu
 ostrakon=$1 writer=$2 embedder=$3
 here=$(cd "$(dirname "$0")" && pwd)
 build=$(cd "$here/../../build" && pwd)
 work=$build/peers/clients
-clients=${CLIENTS:-python javascript harness schemathesis}
+clients=${CLIENTS:-python javascript harness schemathesis load}
 mkdir -p "$work"
 
 wants() { case " $clients " in *" $1 "*) true ;; *) false ;; esac; }
@@ -58,3 +58,4 @@ wants schemathesis && (cd "$work" && schemathesis/bin/st run "$url/openapi.json"
     --phases examples,coverage,fuzzing)
 kill -TERM $server
 wait $server
+wants load && python3 "$here/load.py" "$ostrakon" "$writer" "$embedder"
