@@ -9,6 +9,7 @@
 
 use nix::sys::resource::{UsageWho, getrusage};
 use ostrakon_nn::Tensor;
+use ostrakon_node::batch::split;
 use ostrakon_node::private::PrivateModel;
 use ostrakon_node::swarm::client::SwarmClient;
 use ostrakon_node::{Arithmetic, Home, Model, Native, RunOptions, TrustPolicy};
@@ -142,19 +143,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut response = Response::default();
         for _ in 0..request.runs {
             let watch = Watch::start()?;
-            let (ids, lengths) = ragged(&request.ids)?;
-            let output = match request.via {
-                Via::Component => model.forward(ids, &lengths)?,
-                Via::Native => native.forward(ids, &lengths)?,
-            };
+            let mut outputs = Vec::new();
+            for batch in batches(&request.ids) {
+                let (ids, lengths) = ragged(batch)?;
+                outputs.push(match request.via {
+                    Via::Component => model.forward(ids, &lengths)?,
+                    Via::Native => native.forward(ids, &lengths)?,
+                });
+            }
             watch.stop(&mut response.ms, &mut response.cpu_ms)?;
             // As a server does between requests.
             model.make_ready()?;
-            response.embeddings = embeddings(&output)?;
+            response.embeddings.clear();
+            for output in &outputs {
+                response.embeddings.extend(embeddings(output)?);
+            }
         }
         answer(&response)?;
     }
     Ok(())
+}
+
+/// As `ostrakon run` splits texts.
+fn batches(ids: &[Vec<i32>]) -> impl Iterator<Item = &[Vec<i32>]> {
+    let tokens: Vec<usize> = ids.iter().map(Vec::len).collect();
+    split(&tokens, None).into_iter().filter_map(|batch| ids.get(batch))
 }
 
 fn ragged(ids: &[Vec<i32>]) -> Result<(Tensor, Tensor), Box<dyn Error>> {

@@ -25,8 +25,8 @@ use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
 use std::sync::Arc;
 
-/// Rows of a chunk: their codes stay in the second-level cache beside a panel.
-const CHUNK_ROWS: usize = 96;
+/// Rows of a chunk: enough to fetch all weights for, and few enough that a thread on a slow core can be helped.
+const CHUNK_ROWS: usize = 48;
 /// Fewer rows than this are not worth fetching all weights for.
 const LEAST_CHUNK_ROWS: usize = 24;
 /// Most centred 16-bit codes whose sum fits 32 bits: `32768 * 127 * 516 < 2^31`.

@@ -32,8 +32,10 @@ const DAMPING: f64 = 0.05;
 const SAMPLE: usize = 1024;
 /// Rows of weights that are rounded at once.
 const ROWS: usize = 4096;
-/// The root of the mean over the rows of the squared relative change that 8-bit activations may make.
-const ENOUGH: f64 = 0.02;
+/// The root of the mean over the rows of the squared relative change that 8-bit activations may make. So little that nearly
+/// every layer gets 16 bits: of SmolLM2, 119 of 121. With 0.02 (11 of them) the next token agrees with f32 at 95.2 % of 539
+/// places rather than at 96.5 %. A token alone takes as long, as its weights have to be read anyway.
+const ENOUGH: f64 = 0.003;
 
 /// What becomes of each piece as soon as it is finished.
 pub(super) enum Piece {
