@@ -191,10 +191,10 @@ impl<S: Coder> Packed<S> {
         self.outputs.div_ceil(COLUMNS)
     }
 
-    /// The steps of a panel, and those of all after it.
-    pub(super) fn panel(&self, panel: usize) -> (&[S], &[S]) {
+    /// The steps of a panel.
+    pub(super) fn panel(&self, panel: usize) -> &[S] {
         let depth = self.depth();
-        self.steps.get(panel * depth..).unwrap_or(&[]).split_at_checked(depth).unwrap_or_default()
+        self.steps.get(panel * depth..(panel + 1) * depth).unwrap_or(&[])
     }
 
     /// Call `sink` with the sums of every tile of the coded `rows` and the `panels`.
@@ -209,17 +209,14 @@ impl<S: Coder> Packed<S> {
         if rows == 0 {
             return;
         }
-        let (stride, depth) = (self.stride(), self.depth());
+        let stride = self.stride();
         let limbs = S::limbs(activation);
         // As even as possible: a last tile of one row would waste the weights it loads.
         let tiles = rows.div_ceil(tile_rows(self.level) / limbs);
         let mut sums = ZERO_TILE;
         for panel in panels {
-            let (steps, next) = self.panel(panel);
+            let steps = self.panel(panel);
             for tile in 0..tiles {
-                // Little by little, so that the next panel is there when this one is done.
-                let ahead = next.get(tile * depth / tiles..(tile + 1) * depth / tiles);
-                S::prefetch(ahead.unwrap_or(&[]));
                 let (row, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                 let at = At { row, rows: end - row, panel };
                 let codes = codes.get(row * limbs * stride..).unwrap_or(&[]);

@@ -45,12 +45,10 @@ pub(super) fn multiply<'a>(
         let tiles = count.div_ceil(tile_rows(level) / LIMBS);
         let mut sums = ZERO_TILE;
         for panel in 0..weights.panels() {
-            let (steps, next) = weights.panel(panel);
+            let steps = weights.panel(panel);
             let columns = (weights.outputs - panel * COLUMNS).min(COLUMNS);
             for tile in 0..tiles {
                 let (row, end) = (tile * count / tiles, (tile + 1) * count / tiles);
-                let ahead = next.get(tile * steps.len() / tiles..(tile + 1) * steps.len() / tiles);
-                Quads::prefetch(ahead.unwrap_or(&[]));
                 let codes = codes.get(row * LIMBS * width..).unwrap_or(&[]);
                 Quads::tile(level, codes, width, (end - row) * LIMBS, steps, &mut sums);
                 // SAFETY: `out` is this call's alone, and tiles differ in their rows or columns.

@@ -221,8 +221,9 @@ pub(super) unsafe fn quads_vnni<const R: usize>(codes: *const u8, stride: usize,
     let mut sums = [_mm512_setzero_si512(); R];
     let mut codes = codes;
     for step in panel {
-        // SAFETY: a step is one aligned vector; the caller vouches for the codes.
+        // SAFETY: a step is one aligned vector; the caller vouches for the codes; a prefetch never faults.
         unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(step.0.as_ptr().wrapping_add(AHEAD));
             let columns = _mm512_load_si512(step.0.as_ptr().cast());
             for (r, sum) in sums.iter_mut().enumerate() {
                 let quad = _mm512_set1_epi32(codes.add(r * stride).cast::<i32>().read_unaligned());
