@@ -90,6 +90,7 @@ pub(super) fn attention(
         executor.crew().each_part(out, &ends, |i, out| {
             let Some(sequence) = sequences.get(i) else { return };
             let mut packed = Heads::new(&shape, sequence, 1);
+            let mut memory = Memory::new(&shape, sequence);
             for head in 0..heads {
                 let packing = packed.packing();
                 for block in 0..sequence.length.div_ceil(BLOCK_ROWS) {
@@ -99,7 +100,7 @@ pub(super) fn attention(
                         packing.block(&shape, sequence, block, head..head + 1);
                     }
                 }
-                packed.head(0).attend(&shape, sequence, head, 0, out);
+                packed.head(0).attend(&shape, sequence, head, 0, &mut memory, out);
             }
         });
         return Ok(());
@@ -128,8 +129,9 @@ pub(super) fn attention(
     executor.crew().each_part(out, &ends, |i, out| {
         let Some(&(sequence, start, _)) = chunks.get(i) else { return };
         let (Some(packed), Some(sequence)) = (packed.get(sequence), sequences.get(sequence)) else { return };
+        let mut memory = Memory::new(&shape, sequence);
         for head in 0..heads {
-            packed.head(head).attend(&shape, sequence, head, start, out);
+            packed.head(head).attend(&shape, sequence, head, start, &mut memory, out);
         }
     });
     Ok(())
@@ -172,9 +174,38 @@ impl Sequence<'_> {
     }
 }
 
+/// What a tile of a sequence's rows needs, the same for each head.
+struct Memory {
+    /// Filled up to whole steps with 0.
+    queries: Vec<i16>,
+    scores: Vec<f32>,
+    weights: Vec<i16>,
+}
+
+impl Memory {
+    fn new(shape: &Shape, sequence: &Sequence<'_>) -> Self {
+        let rows = tile_rows(shape.level);
+        let keys = rows * sequence.length.next_multiple_of(COLUMNS);
+        Self {
+            queries: vec![0; rows * shape.depth() * Pairs::WIDTH],
+            scores: vec![f32::MIN; keys],
+            weights: vec![0; keys],
+        }
+    }
+}
+
 impl Head<'_> {
     /// The results of this head for the rows of `out`, the first of which is row `first`.
-    fn attend(&self, shape: &Shape, sequence: &Sequence<'_>, head: usize, first: usize, out: &mut [f32]) {
+    fn attend(
+        &self,
+        shape: &Shape,
+        sequence: &Sequence<'_>,
+        head: usize,
+        first: usize,
+        memory: &mut Memory,
+        out: &mut [f32],
+    ) {
+        let Memory { queries, scores, weights } = memory;
         let level = shape.level;
         let depth = shape.depth();
         let key_stride = depth * Pairs::WIDTH;
@@ -183,9 +214,6 @@ impl Head<'_> {
         let rows = out.len() / shape.width;
         let tiles = rows.div_ceil(tile_rows(level));
 
-        let mut queries = vec![0i16; tile_rows(level) * key_stride];
-        let mut scores = vec![f32::MIN; tile_rows(level) * stride];
-        let mut weights = vec![0i16; tile_rows(level) * stride];
         let mut sums: Tile = ZERO_TILE;
         for tile in 0..tiles {
             let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
@@ -202,8 +230,8 @@ impl Head<'_> {
 
             let panels = self.keys.chunks_exact(depth).zip(self.key_scales.as_chunks::<COLUMNS>().0);
             for (panel, (steps, key_scales)) in panels.enumerate() {
-                Pairs::tile(level, &queries, key_stride, count, steps, &mut sums);
-                score(level, &sums, row_scales, key_scales, panel, &mut scores, stride);
+                Pairs::tile(level, queries, key_stride, count, steps, &mut sums);
+                score(level, &sums, row_scales, key_scales, panel, scores, stride);
             }
 
             for scores in scores.chunks_exact_mut(stride).take(count) {
@@ -211,7 +239,7 @@ impl Head<'_> {
             }
             let mut weighed = [Weighed::default(); MAX_TILE_ROWS];
             let weighed = weighed.get_mut(..count).unwrap_or(&mut []);
-            weigh_tile(level, &mut scores, self.value_scales, &mut weights, weighed);
+            weigh_tile(level, scores, self.value_scales, weights, weighed);
 
             let most = weighed.iter().map(|row| row.total).max().unwrap_or(0);
             let narrow = most * VALUE_CODE as i64 <= i64::from(i32::MAX);
@@ -221,7 +249,7 @@ impl Head<'_> {
                 let out = out.chunks_exact_mut(shape.width).skip(start).zip(&*weighed);
                 let out = out.map(|(out, row)| (out.get_mut(from..to).unwrap_or(&mut []), row.scale));
                 if narrow {
-                    Pairs::tile(level, &weights, stride, count, steps, &mut sums);
+                    Pairs::tile(level, weights, stride, count, steps, &mut sums);
                     for ((out, scale), sums) in out.zip(&sums) {
                         finish_narrow(level, sums, scale, out);
                     }
