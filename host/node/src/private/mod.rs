@@ -23,6 +23,7 @@
 
 mod connection;
 mod ledger;
+mod legs;
 mod pool;
 mod servers;
 mod shares;
@@ -39,11 +40,12 @@ use crate::progress::Watcher;
 use crate::swarm::client::SwarmClient;
 use crate::swarm::client::choosing::Choosing;
 use crate::swarm::known::needs;
+use legs::Package;
 use ostrakon_engine::World;
 use ostrakon_nn::{BackendError, ProvenBackend, SharedBackend, Tensor};
 use ostrakon_package::{Home, TrustPolicy};
 use ostrakon_protocol::Verify;
-use servers::{Package, ShareServers};
+use servers::ShareServers;
 use shares::ComponentShares;
 use std::path::Path;
 use std::sync::Arc;

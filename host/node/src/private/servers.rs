@@ -11,8 +11,9 @@
 //!    hides. Where none is left, everything is planned anew without those who failed, and all prepared masks are thrown away:
 //!    whoever made them might get another place now.
 
-use super::connection::{Connection, Purpose, Wanted};
+use super::connection::{Connection, Wanted};
 use super::ledger::Ledger;
+use super::legs::{Leg, Package, Server, State};
 use super::pool::Pool;
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
@@ -22,8 +23,8 @@ use crate::swarm::execute::Trouble;
 use futures::future::try_join;
 use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
-use ostrakon_protocol::{BlockNeeds, Digest, PlannedLeg, PublicKey};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use ostrakon_protocol::{Digest, PlannedLeg, PublicKey};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -34,24 +35,12 @@ const CHUNK_ROWS: usize = 512;
 const LEAST_HALF: usize = 16;
 /// Bytes of masks and products that are kept ready.
 const POOL_BYTES: usize = 512 << 20;
-/// Notes that are kept.
-const NOTES: usize = 64;
 /// How often a leg is tried before the run is given up.
 const TRIES: usize = 16;
 /// How long a swarm may take to have enough servers: a node that comes back is known again after some seconds.
 const JOIN: Duration = Duration::from_secs(15);
 /// Time between two looks at who is there.
 const AGAIN: Duration = Duration::from_millis(500);
-
-/// The package whose layers are multiplied.
-pub(super) struct Package {
-    pub(super) digest: Digest,
-    /// Names of its blocks, in order.
-    pub(super) blocks: Vec<String>,
-    pub(super) needs: Vec<BlockNeeds>,
-    /// Most rows of a text.
-    pub(super) most_tokens: u64,
-}
 
 /// What went over the network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,79 +79,11 @@ pub(super) struct ShareServers {
     waited: Mutex<Duration>,
 }
 
-#[derive(Default)]
-struct State {
-    package: Option<Package>,
-    layers: Vec<Arc<SharedLayer>>,
-    legs: Vec<Leg>,
-    addresses: BTreeMap<PublicKey, Vec<String>>,
-    /// Whoever failed since the last plan, and all liars.
-    excluded: BTreeSet<PublicKey>,
-    /// Whoever sent something wrong: not asked again, even if nobody else is left.
-    liars: BTreeSet<PublicKey>,
-    /// When somebody last waited for servers and none came.
-    in_vain: Option<Instant>,
-    notes: Vec<String>,
-}
-
-struct Leg {
-    from: u32,
-    to: u32,
-    servers: Vec<Server>,
-    shadows: VecDeque<PublicKey>,
-    /// Whether the first server takes one stream only.
-    alone: bool,
-}
-
-struct Server {
-    node: PublicKey,
-    /// Streams to it that nobody uses just now.
-    idle: Vec<Connection>,
-}
-
 /// Whoever has a seed, with a digest of it; and the masks of these seeds for each layer.
 type Prepared = (Vec<(Digest, PublicKey)>, Vec<Masked>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl State {
-    /// The block that a layer belongs to: names of layers are `<block>.<layer>`.
-    fn block_of(&self, layer: &str) -> Option<u32> {
-        let blocks = &self.package.as_ref()?.blocks;
-        let within = |block: &str| layer.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
-        let found = blocks.iter().enumerate().filter(|(_, block)| within(block)).max_by_key(|(_, block)| block.len());
-        found.and_then(|(at, _)| u32::try_from(at).ok())
-    }
-
-    fn leg_of(&self, layer: &str) -> Option<usize> {
-        let block = self.block_of(layer)?;
-        self.legs.iter().position(|leg| (leg.from..leg.to).contains(&block))
-    }
-
-    /// The layers of a leg, in the order in which the model opens them.
-    fn layers_of(&self, at: usize) -> Vec<Arc<SharedLayer>> {
-        self.layers.iter().filter(|layer| self.leg_of(layer.name()) == Some(at)).map(Arc::clone).collect()
-    }
-
-    fn purpose(&self, at: usize) -> Option<Purpose> {
-        let (package, leg) = (self.package.as_ref()?, self.legs.get(at)?);
-        let rows = u32::try_from((MAX_TOKENS as u64).max(package.most_tokens)).unwrap_or(u32::MAX);
-        Some(Purpose { package: package.digest, from: leg.from, to: leg.to, rows })
-    }
-
-    /// Who has this place in a leg.
-    fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
-        self.legs.get(at)?.servers.get(number).map(|server| server.node)
-    }
-
-    fn note(&mut self, note: String) {
-        tracing::warn!(note, "a server is replaced");
-        if self.notes.len() < NOTES {
-            self.notes.push(note);
-        }
-    }
 }
 
 impl ShareServers {

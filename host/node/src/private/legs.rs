@@ -1,0 +1,93 @@
+//! Which servers multiply for which blocks, as far as it is known.
+
+use super::connection::{Connection, Purpose};
+use crate::batch::MAX_TOKENS;
+use ostrakon_nn::SharedLayer;
+use ostrakon_protocol::{BlockNeeds, Digest, PublicKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Notes that are kept.
+const NOTES: usize = 64;
+
+/// The package whose layers are multiplied.
+pub(super) struct Package {
+    pub(super) digest: Digest,
+    /// Names of its blocks, in order.
+    pub(super) blocks: Vec<String>,
+    pub(super) needs: Vec<BlockNeeds>,
+    /// Most rows of a text.
+    pub(super) most_tokens: u64,
+}
+
+/// What is known of the package, its layers and their servers.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) package: Option<Package>,
+    pub(super) layers: Vec<Arc<SharedLayer>>,
+    pub(super) legs: Vec<Leg>,
+    pub(super) addresses: BTreeMap<PublicKey, Vec<String>>,
+    /// Whoever failed since the last plan, and all liars.
+    pub(super) excluded: BTreeSet<PublicKey>,
+    /// Whoever sent something wrong: not asked again, even if nobody else is left.
+    pub(super) liars: BTreeSet<PublicKey>,
+    /// When somebody last waited for servers and none came.
+    pub(super) in_vain: Option<Instant>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Blocks, and who multiplies for them.
+pub(super) struct Leg {
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) servers: Vec<Server>,
+    pub(super) shadows: VecDeque<PublicKey>,
+    /// Whether the first server takes one stream only.
+    pub(super) alone: bool,
+}
+
+/// One of them.
+pub(super) struct Server {
+    pub(super) node: PublicKey,
+    /// Streams to it that nobody uses just now.
+    pub(super) idle: Vec<Connection>,
+}
+
+impl State {
+    /// The block that a layer belongs to: names of layers are `<block>.<layer>`.
+    fn block_of(&self, layer: &str) -> Option<u32> {
+        let blocks = &self.package.as_ref()?.blocks;
+        let within = |block: &str| layer.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
+        let found = blocks.iter().enumerate().filter(|(_, block)| within(block)).max_by_key(|(_, block)| block.len());
+        found.and_then(|(at, _)| u32::try_from(at).ok())
+    }
+
+    pub(super) fn leg_of(&self, layer: &str) -> Option<usize> {
+        let block = self.block_of(layer)?;
+        self.legs.iter().position(|leg| (leg.from..leg.to).contains(&block))
+    }
+
+    /// The layers of a leg, in the order in which the model opens them.
+    pub(super) fn layers_of(&self, at: usize) -> Vec<Arc<SharedLayer>> {
+        self.layers.iter().filter(|layer| self.leg_of(layer.name()) == Some(at)).map(Arc::clone).collect()
+    }
+
+    pub(super) fn purpose(&self, at: usize) -> Option<Purpose> {
+        let (package, leg) = (self.package.as_ref()?, self.legs.get(at)?);
+        let rows = u32::try_from((MAX_TOKENS as u64).max(package.most_tokens)).unwrap_or(u32::MAX);
+        Some(Purpose { package: package.digest, from: leg.from, to: leg.to, rows })
+    }
+
+    /// Who has this place in a leg.
+    pub(super) fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
+        self.legs.get(at)?.servers.get(number).map(|server| server.node)
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        tracing::warn!(note, "a server is replaced");
+        if self.notes.len() < NOTES {
+            self.notes.push(note);
+        }
+    }
+}
