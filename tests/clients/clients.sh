@@ -58,4 +58,4 @@ wants schemathesis && (cd "$work" && schemathesis/bin/st run "$url/openapi.json"
     --phases examples,coverage,fuzzing)
 kill -TERM $server
 wait $server
-wants load && python3 "$here/load.py" "$ostrakon" "$writer" "$embedder"
+if wants load; then python3 "$here/load.py" "$ostrakon" "$writer" "$embedder"; fi

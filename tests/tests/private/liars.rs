@@ -67,7 +67,8 @@ const DEEDS: [(Deed, &str, bool); 19] = [
     (Deed::NoFrame, "something else than it was asked for", true),
     (Deed::DripsHeader, "did not answer within", true),
     (Deed::Drips, "did not answer within", true),
-    (Deed::ClosesInside, "bytes", false),
+    // In the middle of what it sends, or of what it is sent.
+    (Deed::ClosesInside, "the connection ended", false),
     (Deed::Closes, "closed the stream", false),
     (Deed::Silent, "did not answer within", true),
     (Deed::Busy, "no room: later", false),
