@@ -43,6 +43,12 @@ impl<T: Number> Matrix<T> {
         self.data.chunks_exact(self.columns.max(1))
     }
 
+    /// At most the first `rows` rows.
+    pub(super) fn first_rows(&self, rows: usize) -> Self {
+        let rows = rows.min(self.rows);
+        Self { rows, columns: self.columns, data: self.data.iter().take(rows * self.columns).copied().collect() }
+    }
+
     pub(super) fn transposed(&self) -> Self {
         let mut out = Self::zeros(self.columns, self.rows);
         let rows = self.rows.max(1);

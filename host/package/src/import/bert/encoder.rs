@@ -59,8 +59,14 @@ impl Run {
     }
 
     /// A linear layer from its codes.
-    pub(super) fn prepare(&self, weight: Rounded, bias: &[f32], prescale: &[f32]) -> Result<ExactLinear, ImportError> {
-        ExactLinear::new(&self.executor, weight, Some(bias), prescale, Activation::U8)
+    pub(super) fn prepare(
+        &self,
+        weight: Rounded,
+        bias: &[f32],
+        prescale: &[f32],
+        activation: Activation,
+    ) -> Result<ExactLinear, ImportError> {
+        ExactLinear::new(&self.executor, weight, Some(bias), prescale, activation)
     }
 
     pub(super) fn linear(&self, linear: &ExactLinear, x: &Matrix<f32>) -> Result<Matrix<f32>, ImportError> {

@@ -6,11 +6,13 @@
 //! 2. `tokens`: the tokenizer, freed of padding and truncation, and the built-in calibration texts with random ids beside them.
 //! 3. `quantise`: layer by layer, the f32 model and the exact one side by side on those texts; `tables` does the embeddings.
 //! 4. `precision`: which layers get 16-bit activations: as few as reach the wanted accuracy, since they
-//!    cost twice. `assemble` hands over the result.
+//!    cost twice. It is measured on a trial whose weights have not seen the texts that it is judged by.
+//! 5. `quantise` again, on all texts and with the activations chosen. `assemble` hands over the result.
 
 mod assemble;
 mod checkpoint;
 mod config;
+mod correction;
 mod encoder;
 mod float;
 mod precision;
@@ -26,6 +28,8 @@ use super::{
     CALIBRATION, ImportError, Precision, Progress, exact, floats, layers, matrix, rounding, smooth, source, tokenizer,
 };
 use crate::model::ImportedModel;
+use ostrakon_exact::Activation;
+use quantise::Calibration;
 use std::path::Path;
 
 /// What to make of an encoder.
@@ -88,7 +92,19 @@ pub fn bert(directory: &Path, options: &BertOptions, progress: Progress<'_>) -> 
     let run = encoder::Run::new(options.threads, &config)?;
     let calibration = tokens.calibration(&config);
     // Work is handed to the pool piece by piece: the callback stays on the caller's thread.
-    let mut model = quantise::quantise(&pool, &run, &config, &float, &calibration, progress)?;
-    precision::choose(&run, options.precision, &mut model, &calibration, progress)?;
+    let quantise = |fitted: usize, activations: &[[Activation; 4]], progress: Progress<'_>| {
+        let calibration = Calibration { batch: &calibration, fitted };
+        quantise::quantise(&pool, &run, &config, &float, calibration, activations, progress)
+    };
+    let all = |activation| vec![[activation; 4]; config.blocks];
+    let activations = match options.precision {
+        Precision::AllU8 => all(Activation::U8),
+        Precision::AllU16 => all(Activation::U16),
+        Precision::Auto => {
+            let mut trial = quantise(calibration.unjudged_rows(), &all(Activation::U8), progress)?;
+            precision::choose(&run, &mut trial, &calibration, progress)?
+        }
+    };
+    let model = quantise(calibration.ids.len(), &activations, progress)?;
     Ok(assemble::assemble(options, &config, &model, tokens.cleaned))
 }

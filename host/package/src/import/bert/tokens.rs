@@ -8,33 +8,44 @@ use tokenizers::Tokenizer;
 const MAX_ROWS: usize = 8192;
 /// Rows of random ids beside them.
 const SCRAMBLED: usize = 3000;
+/// One text of so many is judged by.
+const JUDGED: usize = 3;
 
 /// Texts as ids, one after another.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
     pub(super) ids: Vec<i32>,
     pub(super) lengths: Vec<usize>,
-    /// How many of them, the first, are texts; the rest are random ids.
-    pub(super) natural: usize,
+    /// How many of them, the last, answers are judged by.
+    pub(super) judged: usize,
 }
 
 impl Batch {
-    /// The texts of at most `longest` rows, and which they are.
-    pub(super) fn short_texts(&self, longest: usize) -> (Self, Vec<usize>) {
-        let mut out = Self { ids: Vec::new(), lengths: Vec::new(), natural: 0 };
+    /// How many rows come before the judged texts.
+    pub(super) fn unjudged_rows(&self) -> usize {
+        self.lengths.iter().take(self.lengths.len().saturating_sub(self.judged)).sum()
+    }
+
+    /// The judged texts of at most `longest` rows, and which they are.
+    pub(super) fn short_judged(&self, longest: usize) -> (Self, Vec<usize>) {
+        let mut out = Self::default();
         let mut which = Vec::new();
-        let mut rest = self.ids.as_slice();
-        for (i, &length) in self.lengths.iter().take(self.natural).enumerate() {
+        let mut rest = self.ids.get(self.unjudged_rows()..).unwrap_or_default();
+        for (i, &length) in self.lengths.iter().enumerate().skip(self.lengths.len().saturating_sub(self.judged)) {
             let (ids, after) = rest.split_at(length.min(rest.len()));
             rest = after;
             if length <= longest {
-                out.ids.extend(ids);
-                out.lengths.push(length);
+                out.push(ids);
                 which.push(i);
             }
         }
-        out.natural = which.len();
+        out.judged = which.len();
         (out, which)
+    }
+
+    fn push(&mut self, ids: &[i32]) {
+        self.ids.extend(ids);
+        self.lengths.push(ids.len());
     }
 
     /// As the exact operations want them.
@@ -56,39 +67,42 @@ impl Tokens {
         Ok(Self { tokenizer, cleaned })
     }
 
-    /// The calibration texts. Without any (a tokenizer that finds nothing in them): ids in order.
+    /// The calibration texts, those that answers are judged by last. Without any (a tokenizer that finds
+    /// nothing in them): ids in order.
     pub(super) fn calibration(&self, config: &Config) -> Batch {
         let most = (config.max_tokens as usize).min(MAX_ROWS);
-        let mut batch = Batch { ids: Vec::new(), lengths: Vec::new(), natural: 0 };
-        for text in CALIBRATION.lines().filter(|l| !l.is_empty()) {
+        let mut batch = Batch::default();
+        let mut judged = Batch::default();
+        for (i, text) in CALIBRATION.lines().filter(|l| !l.is_empty()).enumerate() {
             let Ok(encoding) = self.tokenizer.encode(text, true) else { continue };
             let ids = cut(encoding.get_ids(), most);
-            if ids.is_empty() || batch.ids.len() + ids.len() > MAX_ROWS {
+            if ids.is_empty() || batch.ids.len() + judged.ids.len() + ids.len() > MAX_ROWS {
                 continue;
             }
-            batch.lengths.push(ids.len());
-            batch.ids.extend(ids);
+            if i % JUDGED == JUDGED - 1 { &mut judged } else { &mut batch }.push(&ids);
         }
-        batch.natural = batch.lengths.len();
-        self.scramble(config, most, &mut batch);
+        let room = MAX_ROWS - batch.ids.len() - judged.ids.len();
+        self.scramble(config, most, SCRAMBLED.min(room), &mut batch);
         if batch.ids.is_empty() {
-            batch.ids = (0..config.vocabulary.min(most)).filter_map(|id| i32::try_from(id).ok()).collect();
-            batch.lengths = vec![batch.ids.len()];
-            batch.natural = 1;
+            let ids: Vec<i32> = (0..config.vocabulary.min(most)).filter_map(|id| i32::try_from(id).ok()).collect();
+            batch.push(&ids);
         }
+        batch.judged = judged.lengths.len();
+        batch.ids.extend(judged.ids);
+        batch.lengths.extend(judged.lengths);
         batch
     }
 
     /// Random ids framed as a text is: a hundred texts know a small part of the vocabulary, and weights
     /// fitted to them alone do worse on the rest.
-    fn scramble(&self, config: &Config, most: usize, batch: &mut Batch) {
+    fn scramble(&self, config: &Config, most: usize, rows: usize, batch: &mut Batch) {
         let Ok(empty) = self.tokenizer.encode("", true) else { return };
         let (opening, closing) = match empty.get_ids() {
             [] => (None, None),
             [only] => (Some(*only), None),
             [first, .., last] => (Some(*first), Some(*last)),
         };
-        let goal = (batch.ids.len() + SCRAMBLED).min(MAX_ROWS);
+        let goal = batch.ids.len() + rows;
         let mut state = 1u64;
         let mut below = |n: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -98,9 +112,7 @@ impl Tokens {
             let length = (6 + below(50)).min(most.saturating_sub(2)).max(1);
             let ids: Vec<u32> = (0..length).filter_map(|_| u32::try_from(below(config.vocabulary)).ok()).collect();
             let framed: Vec<u32> = opening.into_iter().chain(ids).chain(closing).collect();
-            let ids = cut(&framed, most);
-            batch.lengths.push(ids.len());
-            batch.ids.extend(ids);
+            batch.push(&cut(&framed, most));
         }
     }
 }
