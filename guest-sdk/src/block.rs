@@ -15,8 +15,7 @@ pub trait Block: Sized + 'static {
     /// layer that cannot be had.
     fn open(block: &Opening) -> Result<Self, Failure>;
 
-    /// Run the block on a ragged batch: the rows of all sequences, one after another. The lengths are
-    /// checked against the input already.
+    /// Run the block on a ragged batch: the rows of all sequences, one after another.
     ///
     /// # Errors
     /// [`Failure::BadInput`] for an input of another shape or type, the failure of an operation.
@@ -97,7 +96,7 @@ impl<B: Block> wit::GuestSession for Session<B> {
 
     fn forward(&self, input: nn::Tensor, lengths: &nn::Tensor) -> Result<nn::Tensor, wit::Failure> {
         let input = Tensor::from_handle(input);
-        let lengths = Lengths::check(lengths, &input)?;
+        let lengths = Lengths::new(lengths, &input);
         // A component is never entered twice at a time, so this cannot be refused.
         let Ok(mut block) = self.0.try_borrow_mut() else {
             return Err(wit::Failure::Operation(String::from("the session is in use")));

@@ -6,39 +6,44 @@
 use crate::Failure;
 use crate::bindings::ostrakon::plugin::exact;
 use crate::bindings::wasi::nn::tensor as nn;
+use core::cell::OnceCell;
 
 pub use nn::TensorType as Element;
 
 /// An immutable tensor of the host's.
-pub struct Tensor(nn::Tensor);
+pub struct Tensor {
+    handle: nn::Tensor,
+    /// Asked for once: every question is a call of the host.
+    dimensions: OnceCell<Vec<u32>>,
+}
 
 impl Tensor {
     /// A tensor of 32-bit floats. A shape that does not fit the values stops the component: it would
     /// be a mistake of the block's, not of its input.
     pub fn from_f32(dimensions: &[u32], values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self(nn::Tensor::new(dimensions, Element::Fp32, &bytes))
+        Self::from_handle(nn::Tensor::new(dimensions, Element::Fp32, &bytes))
     }
 
     /// A tensor of 32-bit integers; a shape that does not fit stops the component.
     pub fn from_i32(dimensions: &[u32], values: &[i32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self(nn::Tensor::new(dimensions, Element::I32, &bytes))
+        Self::from_handle(nn::Tensor::new(dimensions, Element::I32, &bytes))
     }
 
     /// Its shape.
-    pub fn dimensions(&self) -> Vec<u32> {
-        self.0.dimensions()
+    pub fn dimensions(&self) -> &[u32] {
+        self.dimensions.get_or_init(|| self.handle.dimensions())
     }
 
     /// The type of its elements.
     pub fn element(&self) -> Element {
-        self.0.ty()
+        self.handle.ty()
     }
 
     /// A second handle to the same values.
     pub fn alias(&self) -> Self {
-        Self(exact::alias(&self.0))
+        Self::from_handle(exact::alias(&self.handle))
     }
 
     /// A copy of its 32-bit floats.
@@ -46,7 +51,7 @@ impl Tensor {
     /// # Errors
     /// Elements of another type.
     pub fn to_f32(&self) -> Result<Vec<f32>, Failure> {
-        let data = read(&self.0, Element::Fp32)?;
+        let data = read(&self.handle, Element::Fp32)?;
         Ok(data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
     }
 
@@ -55,7 +60,7 @@ impl Tensor {
     /// # Errors
     /// Elements of another type.
     pub fn to_i32(&self) -> Result<Vec<i32>, Failure> {
-        read_i32(&self.0)
+        read_i32(&self.handle)
     }
 
     /// Say what a block needs its input to be.
@@ -72,11 +77,11 @@ impl Tensor {
     }
 
     pub(crate) fn from_handle(handle: nn::Tensor) -> Self {
-        Self(handle)
+        Self { handle, dimensions: OnceCell::new() }
     }
 
     pub(crate) fn into_handle(self) -> nn::Tensor {
-        self.0
+        self.handle
     }
 }
 
@@ -120,16 +125,16 @@ impl Operand<'_> {
     /// For an operation that takes its tensors: what is kept gets a second handle.
     pub(crate) fn into_handle(self) -> nn::Tensor {
         match self {
-            Self::Moved(tensor) => tensor.0,
-            Self::Kept(tensor) => tensor.alias().0,
+            Self::Moved(tensor) => tensor.handle,
+            Self::Kept(tensor) => tensor.alias().handle,
         }
     }
 
     /// For an operation that borrows its tensors.
     pub(crate) fn handle(&self) -> &nn::Tensor {
         match self {
-            Self::Moved(tensor) => &tensor.0,
-            Self::Kept(tensor) => &tensor.0,
+            Self::Moved(tensor) => &tensor.handle,
+            Self::Kept(tensor) => &tensor.handle,
         }
     }
 }

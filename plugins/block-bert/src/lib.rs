@@ -29,7 +29,7 @@ impl Block for Embeddings {
     fn forward(&mut self, ids: Tensor, lengths: &Lengths<'_>) -> Result<Tensor, Failure> {
         ids.expect("token ids", Element::I32, 1)?;
         let words = self.words.forward(ids)?;
-        let positions = self.positions.forward(lengths.positions())?;
+        let positions = self.positions.forward(lengths.positions()?)?;
         self.norm.forward_sum(words, positions)
     }
 }

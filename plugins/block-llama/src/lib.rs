@@ -72,7 +72,7 @@ impl Block for Decoder {
         x.expect("hidden states", Element::Fp32, 2)?;
 
         let Attention { norm, qkv, rotary, output } = &self.attention;
-        let qkv = rotary.forward(qkv.forward(norm.forward(&x)?)?, lengths.positions())?;
+        let qkv = rotary.forward(qkv.forward(norm.forward(&x)?)?, lengths.positions()?)?;
         let attended = exact::causal_attention(qkv, lengths, self.heads, self.kv_heads)?;
         let x = exact::add(output.forward(attended)?, x)?;
 
