@@ -13,7 +13,7 @@ REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(C
 SENTENCES := examples/sentences.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain openvino build run test chaos clients bench plugins fmt lint clean
+.PHONY: help setup toolchain openvino build run test chaos clients bench conformance plugins fmt lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ clients: test-data ## run clients that others wrote, a browser among them, again
 	tests/clients/clients.sh "$(OSTRAKON)" build/packages/smollm2-1 build/packages/minilm-1
 	@[ -n "$$OSTRAKON_CHROMIUM" ] || tests/fetch-chromium.sh build/chromium
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_REQUIRE_CHROMIUM=1 $(CARGO) test --release $(HOSTED) --test serve page::
+
+conformance: plugins openvino ## hold every operation on this machine against the scalar reference, on each backend
+	"$(TARGET)/release/conformance" --backend cpu
+	"$(TARGET)/release/conformance" --backend openvino
 
 bench: export OSTRAKON_HOME = $(CURDIR)/build/home
 bench: test-data ## measure against the engines people use today

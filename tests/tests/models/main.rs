@@ -8,6 +8,7 @@
     reason = "a test may panic"
 )]
 
+mod conformance;
 mod float_graphs;
 mod float_models;
 mod quality;
