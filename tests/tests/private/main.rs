@@ -13,3 +13,4 @@ mod memory;
 mod runs;
 mod secrecy;
 mod soundness;
+mod stalled;

@@ -285,7 +285,7 @@ impl<S: Servers> SharedProduct<S> {
                 Err(SharedError::Hopeless(why)) => return Err(ProductError::Unavailable(why)),
             }
         }
-        Err(ProductError::Unavailable(format!("{TRIES} servers were tried; with the last, {reason}")))
+        Err(ProductError::Unavailable(format!("it was tried {TRIES} times; the last time, {reason}")))
     }
 }
 

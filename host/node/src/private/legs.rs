@@ -32,9 +32,22 @@ pub(super) struct State {
     pub(super) excluded: BTreeSet<PublicKey>,
     /// Whoever sent something wrong: not asked again, even if nobody else is left.
     pub(super) liars: BTreeSet<PublicKey>,
+    /// Since when those who failed have given nothing right.
+    pub(super) failing: BTreeMap<PublicKey, Instant>,
     /// When somebody last waited for servers and none came.
     pub(super) in_vain: Option<Instant>,
     pub(super) notes: Vec<String>,
+}
+
+/// Who multiplies for which blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegServers {
+    /// The first block.
+    pub from: u32,
+    /// One after the last.
+    pub to: u32,
+    /// The first gets shares of the codes, the others seeds.
+    pub servers: Vec<PublicKey>,
 }
 
 /// Blocks, and who multiplies for them.
@@ -82,6 +95,13 @@ impl State {
     /// Who has this place in a leg.
     pub(super) fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
         self.legs.get(at)?.servers.get(number).map(|server| server.node)
+    }
+
+    /// A server gave what was wanted.
+    pub(super) fn gave(&mut self, at: usize, number: usize) -> Option<PublicKey> {
+        let who = self.server(at, number)?;
+        self.failing.remove(&who);
+        Some(who)
     }
 
     pub(super) fn note(&mut self, note: String) {

@@ -29,7 +29,8 @@ mod servers;
 mod shares;
 
 pub use ledger::{Ledger, MaskRows};
-pub use servers::{LegServers, Traffic};
+pub use legs::LegServers;
+pub use servers::Traffic;
 
 use crate::error::NodeError;
 use crate::execute::Answer;

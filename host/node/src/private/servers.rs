@@ -13,7 +13,7 @@
 
 use super::connection::{Connection, Wanted};
 use super::ledger::Ledger;
-use super::legs::{Leg, Package, Server, State};
+use super::legs::{Leg, LegServers, Package, Server, State};
 use super::pool::Pool;
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
@@ -53,17 +53,6 @@ pub struct Traffic {
     pub received: u64,
     /// Products of shares: each is one round trip.
     pub round_trips: u64,
-}
-
-/// Who multiplies for which blocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LegServers {
-    /// The first block.
-    pub from: u32,
-    /// One after the last.
-    pub to: u32,
-    /// The first gets shares of the codes, the others seeds.
-    pub servers: Vec<PublicKey>,
 }
 
 /// The servers.
@@ -305,6 +294,7 @@ impl ShareServers {
             masks.push(mask);
         }
         self.keep(state, at, number, connection);
+        state.gave(at, number);
         Ok((products, masks))
     }
 
@@ -360,11 +350,19 @@ impl ShareServers {
         if !trouble.may_pass() {
             state.liars.insert(failed);
         }
+        let since = *state.failing.entry(failed).or_insert_with(Instant::now);
         state.note(format!("{failed}: {trouble}"));
         if next.is_some() {
             return Ok(());
         }
         if let Err(error) = self.plan(state, Duration::ZERO) {
+            if since.elapsed() >= JOIN {
+                let seconds = since.elapsed().as_secs();
+                return Err(SharedError::Hopeless(format!(
+                    "{failed} has given nothing for {seconds} s ({trouble}) and nobody can take its place: {}",
+                    error.in_full()
+                )));
+            }
             // Whoever only failed may be there again; liars stay out.
             state.excluded.clone_from(&state.liars);
             self.plan(state, JOIN).map_err(|again| {
@@ -434,7 +432,7 @@ impl Servers for ShareServers {
                 for connection in second.into_iter().chain([first]) {
                     self.keep(&mut state, at, 0, connection);
                 }
-                let who = state.server(at, 0);
+                let who = state.gave(at, 0);
                 let mut traffic = lock(&self.traffic);
                 traffic.sent += share.byte_len() as u64;
                 traffic.received += product.byte_len() as u64;
