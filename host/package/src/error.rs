@@ -160,7 +160,12 @@ const QUOTED: usize = 120;
 
 /// Foreign text, escaped and shortened, in backticks.
 pub(crate) fn quote(text: &str) -> String {
-    let mut out = String::from("`");
+    ["`", &escaped(text), "`"].concat()
+}
+
+/// Foreign text, escaped and shortened.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::new();
     let mut characters = text.chars();
     for c in characters.by_ref().take(QUOTED) {
         match c {
@@ -172,7 +177,6 @@ pub(crate) fn quote(text: &str) -> String {
     if characters.next().is_some() {
         out.push_str("...");
     }
-    out.push('`');
     out
 }
 
@@ -183,7 +187,7 @@ fn is_invisible(c: char) -> bool {
 
 /// Where and why a TOML text was refused. The parser's own text would repeat whole lines of the file.
 pub(crate) fn toml_fault(error: &toml::de::Error, text: &str) -> String {
-    let message: String = quote(error.message()).trim_matches('`').to_owned();
+    let message = escaped(error.message());
     match error.span() {
         Some(span) => {
             let line = text.bytes().take(span.start).filter(|&b| b == b'\n').count() + 1;

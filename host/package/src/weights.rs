@@ -19,7 +19,7 @@ use serde::{
 };
 
 use crate::{
-    error::quote,
+    error::{escaped, quote},
     model::{ImportedLayer, PartType},
     names::check_name,
 };
@@ -185,8 +185,8 @@ fn parse(bytes: &[u8]) -> Result<Vec<TensorEntry>, Fault> {
     }
     let cut = || whole(WeightsFault::HeaderCut { header: length, file: bytes.len() });
     let (header, data) = usize::try_from(length).ok().and_then(|n| rest.split_at_checked(n)).ok_or_else(cut)?;
-    let Header(mut entries) = serde_json::from_slice(header)
-        .map_err(|e| whole(WeightsFault::Header(quote(&e.to_string()).trim_matches('`').to_owned())))?;
+    let Header(mut entries) =
+        serde_json::from_slice(header).map_err(|e| whole(WeightsFault::Header(escaped(&e.to_string()))))?;
 
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
     let base = PREFIX + header.len();

@@ -7,17 +7,28 @@ use std::{fs::File, io::Read, path::Path};
 /// Longest JSON file but for the tokenizer.
 const MAX_JSON: u64 = 1 << 20;
 
-/// All bytes of `file`, at most `limit`.
-pub(super) fn read(file: &Path, limit: u64) -> Result<Vec<u8>, ImportError> {
+/// `file`, open for reading, and how many bytes it has.
+pub(super) fn open(file: &Path) -> Result<(File, u64), ImportError> {
     let refused = |source| ImportError::Read { file: file.to_owned(), source };
+    // Before it is opened: opening a pipe waits for a writer.
+    if !std::fs::metadata(file).map_err(refused)?.is_file() {
+        return Err(refused(std::io::Error::other("this is not a plain file")));
+    }
     let open = File::open(file).map_err(refused)?;
     let bytes = open.metadata().map_err(refused)?.len();
+    Ok((open, bytes))
+}
+
+/// All bytes of `file`, at most `limit`.
+pub(super) fn read(file: &Path, limit: u64) -> Result<Vec<u8>, ImportError> {
+    let (open, bytes) = open(file)?;
     if bytes > limit {
         return Err(ImportError::TooLarge { file: file.to_owned(), bytes, limit });
     }
     let mut data = Vec::new();
-    // The file may have grown since, or be a device without a length.
-    open.take(limit).read_to_end(&mut data).map_err(refused)?;
+    // The file may have grown since.
+    let read = open.take(limit).read_to_end(&mut data);
+    read.map_err(|source| ImportError::Read { file: file.to_owned(), source })?;
     Ok(data)
 }
 

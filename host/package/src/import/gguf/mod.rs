@@ -16,10 +16,9 @@ mod tests;
 #[cfg(test)]
 pub(super) mod writer;
 
-use super::ImportError;
+use super::{ImportError, source};
 use header::{Element, Header, List, TensorInfo, Value};
 use memmap2::Mmap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -47,12 +46,7 @@ impl Gguf {
     #[allow(unsafe_code)]
     pub(super) fn open(file: &Path) -> Result<Self, ImportError> {
         let refused = |source| ImportError::Read { file: file.to_owned(), source };
-        // Before it is opened: opening a pipe waits for a writer.
-        if !std::fs::metadata(file).map_err(refused)?.is_file() {
-            return Err(refused(std::io::Error::other("this is not a plain file")));
-        }
-        let open = File::open(file).map_err(refused)?;
-        let bytes = open.metadata().map_err(refused)?.len();
+        let (open, bytes) = source::open(file)?;
         if bytes > MAX_FILE {
             return Err(ImportError::TooLarge { file: file.to_owned(), bytes, limit: MAX_FILE });
         }

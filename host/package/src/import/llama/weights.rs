@@ -7,12 +7,11 @@
 //! of all pairs of a head before the second ones. The exact operation turns neighbours, so rows of the
 //! second kind are put into the order of the first. Nothing else differs but the names.
 
-use super::{ImportError, config::Config, floats, gguf::Gguf, matrix::Matrix};
+use super::{ImportError, config::Config, floats, gguf::Gguf, matrix::Matrix, source};
 use crate::error::quote;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Largest weights file.
@@ -119,12 +118,7 @@ impl Mapped {
     #[allow(unsafe_code)]
     pub(super) fn open(file: PathBuf) -> Result<Self, ImportError> {
         let refused = |source| ImportError::Read { file: file.clone(), source };
-        // Before it is opened: opening a pipe waits for a writer.
-        if !std::fs::metadata(&file).map_err(refused)?.is_file() {
-            return Err(refused(std::io::Error::other("this is not a plain file")));
-        }
-        let open = File::open(&file).map_err(refused)?;
-        let bytes = open.metadata().map_err(refused)?.len();
+        let (open, bytes) = source::open(&file)?;
         if bytes > MAX_FILE {
             return Err(ImportError::TooLarge { file, bytes, limit: MAX_FILE });
         }

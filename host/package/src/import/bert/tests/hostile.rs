@@ -34,6 +34,18 @@ fn other_kinds_of_models_are_refused_by_name() {
 }
 
 #[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let directory = Tiny::new(1).write();
+        let file = directory.path().join(name);
+        std::fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        let error = bert(directory.path(), &BertOptions::new("tiny"), &mut |_, _, _| {}).unwrap_err();
+        says(&error.to_string(), &[name, "not a plain file"]);
+    }
+}
+
+#[test]
 fn absurd_numbers_are_refused_before_anything_is_made_of_them() {
     for key in [
         "hidden_size",
