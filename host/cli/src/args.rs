@@ -82,7 +82,7 @@ pub(crate) struct PackArgs {
     pub(crate) onnx: Vec<PathBuf>,
 
     /// The name of the package, with --onnx
-    #[arg(long, requires = "onnx")]
+    #[arg(long, requires = "onnx", conflicts_with = "source")]
     pub(crate) name: Option<String>,
 
     /// The licence of the weights, with --onnx: an SPDX expression
@@ -165,7 +165,7 @@ pub(crate) struct RunArgs {
     pub(crate) receipt: Option<PathBuf>,
 
     /// Leave the texts out of the receipt's file: an auditor is given them apart
-    #[arg(long, requires = "receipt")]
+    #[arg(long, requires = "receipt", conflicts_with = "private")]
     pub(crate) texts_apart: bool,
 
     /// Have a swarm run it: addresses of nodes, as they print them when they are ready
@@ -212,6 +212,9 @@ pub(crate) struct NodeArgs {
     /// The settings: see examples/node.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) plugins: PluginsArg,
 
     /// How log lines are written to standard error; which ones, OSTRAKON_LOG or RUST_LOG say
     #[arg(long, value_enum, default_value_t)]

@@ -228,9 +228,12 @@ impl NodeError {
                 "recipes: {}; a directory needs model.safetensors, tokenizer.json and config.json",
                 known.join(", ")
             )),
+            Self::Import(package::import::ImportError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("a directory needs model.safetensors, tokenizer.json and config.json".into())
+            }
             Self::Package(P::NotSigned { .. }) => Some("for this run only: --allow-unsigned".into()),
             Self::Package(P::UnknownSigner { key, .. }) => Some(format!(
-                "to trust the signer from now on: ostrakon trust add {key} --name NAME; for this run only: --allow-unknown-signer"
+                "if this is the key that the package's author shows you, trust it from now on: ostrakon trust add {key} --name NAME; for this run only: --allow-unknown-signer"
             )),
             Self::Plugin(_) => {
                 Some("build them with `make plugins`, or name their directory with --plugins or OSTRAKON_PLUGINS".into())

@@ -88,8 +88,7 @@ impl Model {
         if self.manifest().generation.is_some() {
             let name = &self.manifest().name;
             return Err(NodeError::Setting(format!(
-                "the package `{name}` generates text: talk with it with `ostrakon chat {name}`, or serve it with \
-                 `ostrakon serve {name}`"
+                "the package `{name}` generates text: give it to `ostrakon chat`, or to `ostrakon serve`"
             )));
         }
         let start = Instant::now();

@@ -214,6 +214,8 @@ fn bound(report: &AuditReport) -> String {
     };
     if looked_at == steps {
         what
+    } else if looked_at == 0 {
+        format!("unknown: none of {steps} blocks were looked at")
     } else {
         format!("{what}; {} of {steps} blocks were not looked at", steps - looked_at)
     }

@@ -146,7 +146,8 @@ fn said(role: &str, text: &str) -> Message {
 
 fn line() -> Result<Option<String>, Problem> {
     let mut line = String::new();
-    let read = io::stdin().lock().take(MAX_LINE + 1).read_line(&mut line)?;
+    let read = io::stdin().lock().take(MAX_LINE + 1).read_line(&mut line);
+    let read = read.map_err(|error| Problem::usage(format!("the line cannot be read: {error}")))?;
     if read as u64 > MAX_LINE {
         return Err(Problem::usage(format!("a line has more than {MAX_LINE} bytes")));
     }

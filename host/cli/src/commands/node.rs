@@ -10,6 +10,7 @@ use crate::runtime::runtime;
 use crate::signals::Signals;
 use crate::style::Style;
 use crate::telemetry;
+use ostrakon_node::NodeError;
 use ostrakon_node::swarm::node::Node;
 use ostrakon_node::swarm::settings::Settings;
 use serde::Serialize;
@@ -35,7 +36,7 @@ enum End {
 }
 
 pub(crate) fn run(args: &NodeArgs, json: bool) -> Result<ExitCode, Problem> {
-    let settings = Settings::read(&args.config)?;
+    let settings = settings(args)?;
     let home = home()?;
     // Before the threads of the network: the exporter waits for its own.
     let _telemetry = telemetry::start(args.log, "warn,libp2p_kad=error,ostrakon=info")?;
@@ -90,8 +91,15 @@ fn say_ready(node: &Node, json: bool) -> Result<(), Problem> {
 }
 
 /// Nobody waits for this: what is wrong is said in the log, and everything stays as it was.
+/// As the file says, and as the command line does where the file says nothing.
+fn settings(args: &NodeArgs) -> Result<Settings, NodeError> {
+    let mut settings = Settings::read(&args.config)?;
+    settings.plugins = settings.plugins.or_else(|| args.plugins.plugins.clone());
+    Ok(settings)
+}
+
 async fn reload(node: &Node, args: &NodeArgs) {
-    let new = match Settings::read(&args.config) {
+    let new = match settings(args) {
         Ok(new) => new,
         Err(error) => return tracing::error!(%error, "the new settings are not taken; the old ones stay"),
     };

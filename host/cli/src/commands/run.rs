@@ -160,7 +160,9 @@ fn show(model: &Model, input: &Input, answer: &Answer, times: &Times, receipt: O
             "{} {} {}",
             entry("receipt"),
             path.display(),
-            style.faint("check it with `ostrakon audit` and this file")
+            style.faint(
+                "check it with `ostrakon audit` and this file (and --package, for one that is not in the store)"
+            )
         )?;
     }
     writeln!(out, "{} {:.0} ms: {}", entry("time"), ms(times.total), parts.join(", "))?;
