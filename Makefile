@@ -16,7 +16,7 @@ SENTENCES := examples/sentences.txt
 .PHONY: help setup toolchain openvino build run test chaos clients bench conformance plugins fmt lint clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: toolchain openvino ## add the WebAssembly target to the Rust toolchain and fetch OpenVINO, if they are missing
 
