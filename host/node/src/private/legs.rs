@@ -6,7 +6,7 @@ use ostrakon_nn::SharedLayer;
 use ostrakon_protocol::{BlockNeeds, Digest, PublicKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Notes that are kept.
 const NOTES: usize = 64;
@@ -32,8 +32,8 @@ pub(super) struct State {
     pub(super) excluded: BTreeSet<PublicKey>,
     /// Whoever sent something wrong: not asked again, even if nobody else is left.
     pub(super) liars: BTreeSet<PublicKey>,
-    /// Since when those who failed have given nothing right.
-    pub(super) failing: BTreeMap<PublicKey, Instant>,
+    /// When whoever failed, and is asked again for want of others, failed first and last since it gave anything right.
+    failing: BTreeMap<PublicKey, (Instant, Instant)>,
     /// When somebody last waited for servers and none came.
     pub(super) in_vain: Option<Instant>,
     pub(super) notes: Vec<String>,
@@ -95,6 +95,18 @@ impl State {
     /// Who has this place in a leg.
     pub(super) fn server(&self, at: usize, number: usize) -> Option<PublicKey> {
         self.legs.get(at)?.servers.get(number).map(|server| server.node)
+    }
+
+    /// A server failed and nobody can take its place: for how long that has gone on, without twice the patience between two
+    /// failures.
+    pub(super) fn failing_for(&mut self, node: PublicKey, patience: Duration) -> Duration {
+        let now = Instant::now();
+        let (first, last) = self.failing.entry(node).or_insert((now, now));
+        if now.duration_since(*last) > 2 * patience {
+            *first = now;
+        }
+        *last = now;
+        now.duration_since(*first)
     }
 
     /// A server gave what was wanted.

@@ -350,14 +350,14 @@ impl ShareServers {
         if !trouble.may_pass() {
             state.liars.insert(failed);
         }
-        let since = *state.failing.entry(failed).or_insert_with(Instant::now);
         state.note(format!("{failed}: {trouble}"));
         if next.is_some() {
             return Ok(());
         }
         if let Err(error) = self.plan(state, Duration::ZERO) {
-            if since.elapsed() >= JOIN {
-                let seconds = since.elapsed().as_secs();
+            let failing = state.failing_for(failed, JOIN);
+            if failing >= JOIN {
+                let seconds = failing.as_secs();
                 return Err(SharedError::Hopeless(format!(
                     "{failed} has given nothing for {seconds} s ({trouble}) and nobody can take its place: {}",
                     error.in_full()
