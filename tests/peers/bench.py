@@ -169,7 +169,8 @@ def main():
     one, many = result["tables"].get("1x128", {}), result["tables"].get("32x128", {})
     result |= dict(ratio_f32=ratio(one, OURS, F32), ratio_openvino_int8=ratio(one, OURS, "OpenVINO int8"),
                    openvino_ratio_int8=ratio(one, OPENVINO, "OpenVINO int8"), openvino_ratio_int8_batch=ratio(many, OPENVINO, "OpenVINO int8"),
-                   ratio_native=component_ratio(started[OURS], started[NATIVE], engines.windows(a.texts, a.tokenizer, 128, 1)))
+                   ratio_native=component_ratio(started[OURS], started[NATIVE], engines.windows(a.texts, a.tokenizer, 128, 1))
+                   if NATIVE in started else None)
     print(f"process start to first answer: {start_ms:.0f} ms; peak memory {peak_mb:.0f} MB; package {package_mb:.1f} MB\n")
     for what, key, goal in GOALS:
         if result[key] is not None:

@@ -1,9 +1,9 @@
 //! Operations with weights.
 
-use super::random::Random;
 use super::{Compared, Trial, timed};
 use ostrakon_exact::{Layer, field, reference};
 use ostrakon_nn::{Host, MemoryLayers, NnError, Tensor};
+use ostrakon_tests::random::Random;
 
 /// Rows, K and N of a product.
 struct Product(usize, usize, usize);
@@ -84,12 +84,16 @@ fn share_product(trial: &Trial, &Product(rows, inputs, outputs): &Product, rando
         .collect();
     let host = trial.host(layers);
     let mut wanted = Vec::new();
-    if let Ok(Layer::Linear(layer)) = layer(&host) {
-        let parts = field::Parts::of(&layer);
-        wanted = vec![0; rows * parts.columns()];
-        let _ = field::reference::multiply(&layer, &parts, &share, rows, &mut wanted);
-    }
+    let refused = match layer(&host) {
+        Ok(Layer::Linear(layer)) => {
+            let parts = field::Parts::of(&layer);
+            wanted = vec![0; rows * parts.columns()];
+            done(field::reference::multiply(&layer, &parts, &share, rows, &mut wanted))
+        }
+        other => Err(not_the_layer(other)),
+    };
     let (got, time) = timed(|_| {
+        refused?;
         let mut got = vec![0; wanted.len()];
         let product = host.share_product(NAME)?;
         product.multiply(&share, rows, &mut got).map_err(|error| NnError::Runtime(error.to_string()))?;
@@ -103,14 +107,18 @@ fn embedding(trial: &Trial, count: usize, width: usize, random: &mut Random) -> 
     const TABLE: usize = 97;
     let mut layers = MemoryLayers::new();
     layers.insert_embedding(NAME, &random.codes(TABLE * width), &random.many(TABLE));
-    let ids: Vec<i32> = (0..count).map(|_| random.below(TABLE) as i32).collect();
+    let ids: Vec<i32> = (0..count).map(|_| random.place(TABLE) as i32).collect();
     let mut wanted = vec![0.0; count * width];
     let host = trial.host(layers);
-    if let Ok(Layer::Embedding(layer)) = layer(&host) {
-        let _ = reference::embedding(&layer, &ids, &mut wanted);
-    }
+    let refused = match layer(&host) {
+        Ok(Layer::Embedding(layer)) => done(reference::embedding(&layer, &ids, &mut wanted)),
+        other => Err(not_the_layer(other)),
+    };
     let ids = Tensor::from_i32(vec![count as u32], ids);
-    let (got, time) = timed(|meter| one(host.compute(meter, &host.graph(NAME)?, vec![("ids".to_owned(), ids?)])?));
+    let (got, time) = timed(|meter| {
+        refused?;
+        one(host.compute(meter, &host.graph(NAME)?, vec![("ids".to_owned(), ids?)])?)
+    });
     Compared { what: format!("{count} ids, {width} wide"), got, wanted, time }
 }
 
@@ -142,16 +150,20 @@ fn rotary(trial: &Trial, rows: usize, d: usize, heads: usize, random: &mut Rando
     // Two heads more, which stay as they are: values beside queries and keys.
     let columns = (heads + 2) * d;
     let x = random.rows(rows, columns);
-    let positions: Vec<i32> = (0..rows).map(|_| random.below(POSITIONS) as i32).collect();
+    let positions: Vec<i32> = (0..rows).map(|_| random.place(POSITIONS) as i32).collect();
     let mut wanted = vec![0.0; x.len()];
     let host = trial.host(layers);
-    if let Ok(Layer::Rotary(layer)) = layer(&host) {
-        let _ = reference::rotary(&layer, &x, &positions, columns, &mut wanted);
-    }
+    let refused = match layer(&host) {
+        Ok(Layer::Rotary(layer)) => done(reference::rotary(&layer, &x, &positions, columns, &mut wanted)),
+        other => Err(not_the_layer(other)),
+    };
     let inputs = Tensor::from_f32(vec![rows as u32, columns as u32], x).and_then(|x| {
         Ok(vec![("x".to_owned(), x), ("positions".to_owned(), Tensor::from_i32(vec![rows as u32], positions)?)])
     });
-    let (got, time) = timed(|meter| one(host.compute(meter, &host.graph(NAME)?, inputs?)?));
+    let (got, time) = timed(|meter| {
+        refused?;
+        one(host.compute(meter, &host.graph(NAME)?, inputs?)?)
+    });
     Compared { what: format!("{rows} rows, {heads} heads of {d}"), got, wanted, time }
 }
 
@@ -198,6 +210,15 @@ fn compare(
 fn layer(host: &Host) -> Result<Layer, NnError> {
     let raw = host.raw(NAME)?;
     Layer::from_parts(&raw.kind, &raw.activation, raw.parts).map_err(|error| NnError::Runtime(error.to_string()))
+}
+
+/// What the reference refuses is not a backend's answer.
+fn done<E: std::fmt::Display>(reference: Result<(), E>) -> Result<(), NnError> {
+    reference.map_err(|error| NnError::Runtime(format!("the reference refuses the case: {error}")))
+}
+
+fn not_the_layer(layer: Result<Layer, NnError>) -> NnError {
+    layer.err().unwrap_or_else(|| NnError::Runtime("a layer of another kind".to_owned()))
 }
 
 fn one(outputs: Vec<(String, Tensor)>) -> Result<Tensor, NnError> {

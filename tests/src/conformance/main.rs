@@ -9,13 +9,12 @@
 #![allow(clippy::print_stderr, reason = "a command says what it was given wrong")]
 
 mod layers;
-mod random;
 mod rows;
 
 use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::{Host, MemoryLayers, Meter, NnError, ProvenBackend, Tensor};
 use ostrakon_node::Home;
-use random::Random;
+use ostrakon_tests::random::Random;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Operations without weights.
 
-use super::random::Random;
 use super::{Compared, Trial, timed};
 use ostrakon_exact::ragged::ShapeError;
 use ostrakon_exact::{Lengths, reference};
 use ostrakon_nn::{Host, MemoryLayers, Meter, NnError, Tensor};
+use ostrakon_tests::random::Random;
 
 /// Lengths of a ragged batch, heads of queries, heads of keys and values, columns of a head.
 struct Heads(&'static [i32], usize, usize, usize);

@@ -17,10 +17,11 @@ use ostrakon_node::plugins::{Plugins, SCHEDULER};
 use ostrakon_node::swarm::schedule::{History, Scheduler};
 use ostrakon_node::{Home, RunOptions};
 use ostrakon_protocol as protocol;
+use ostrakon_tests::random::Random;
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use world::{Random, World, request};
+use world::{World, request};
 
 /// What a call may use.
 pub(crate) const LIMITS: Limits = Limits {

@@ -1,6 +1,7 @@
 //! Other ways to choose: the best there is, and what simpler schedulers do.
 
-use crate::world::{BLOCKS, Random, World};
+use crate::world::{BLOCKS, World};
+use ostrakon_tests::random::Random;
 
 /// Node and blocks.
 type Leg = (u32, u32, u32);
@@ -72,6 +73,6 @@ pub(crate) fn least_loaded(world: &World, random: &mut Random) -> Vec<Leg> {
     walk(world, |nodes| {
         let least = nodes.iter().map(load).min();
         let best: Vec<usize> = (0..).zip(nodes).filter(|(_, n)| Some(load(n)) == least).map(|(at, _)| at).collect();
-        best.get(random.below(best.len() as u64) as usize).copied().unwrap_or_default()
+        best.get(random.place(best.len())).copied().unwrap_or_default()
     })
 }

@@ -2,6 +2,7 @@
 
 use ostrakon_engine::scheduling::{Needs, Node, Planned, Request, Sample, Served, Snapshot};
 use ostrakon_engine::{CallError, Plugin};
+use ostrakon_tests::random::Random;
 
 use crate::LIMITS;
 
@@ -12,32 +13,6 @@ const ROW_BYTES: u64 = 4096;
 /// Nanoseconds a byte between any two nodes.
 const BYTE: f64 = 8.0;
 const NAMES: [&str; 5] = ["scalar", "avx2", "avx512", "cpu", "openvino"];
-
-/// Numbers that look random and are the same everywhere.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    /// Between two numbers, evenly in the logarithm.
-    fn between(&mut self, least: f64, most: f64) -> f64 {
-        let part = self.below(1 << 20) as f64 / f64::from(1 << 20);
-        least * (most / least).powf(part)
-    }
-
-    pub(crate) fn lots(&mut self) -> [u8; 64] {
-        std::array::from_fn(|_| self.next() as u8)
-    }
-}
 
 /// What the benchmark alone knows of a node.
 #[derive(Clone)]
