@@ -1,0 +1,51 @@
+// Functions that the emulated CUDA driver has but does not support.
+//
+// For tests only. They are there because cudarc panics when a function that it
+// wants to call is missing, and because programs must cope with this answer.
+#include "api.h"
+
+#define UNSUPPORTED(name) \
+  CUDA_API name() { return CUDA_ERROR_NOT_SUPPORTED; }
+
+UNSUPPORTED(cuCtxCreate_v3)
+UNSUPPORTED(cuCtxDestroy_v2)
+UNSUPPORTED(cuCtxGetCacheConfig)
+UNSUPPORTED(cuCtxGetLimit)
+UNSUPPORTED(cuCtxSetCacheConfig)
+UNSUPPORTED(cuCtxSetLimit)
+UNSUPPORTED(cuDestroyExternalMemory)
+UNSUPPORTED(cuDeviceGetDefaultMemPool)
+UNSUPPORTED(cuDeviceGetMemPool)
+UNSUPPORTED(cuDeviceSetMemPool)
+UNSUPPORTED(cuExternalMemoryGetMappedBuffer)
+UNSUPPORTED(cuFuncSetAttribute)
+UNSUPPORTED(cuFuncSetCacheConfig)
+UNSUPPORTED(cuGraphDestroy)
+UNSUPPORTED(cuGraphExecDestroy)
+UNSUPPORTED(cuGraphInstantiateWithFlags)
+UNSUPPORTED(cuGraphLaunch)
+UNSUPPORTED(cuGraphUpload)
+UNSUPPORTED(cuImportExternalMemory)
+UNSUPPORTED(cuLaunchCooperativeKernel)
+UNSUPPORTED(cuMemAdvise_v2)
+UNSUPPORTED(cuMemAllocFromPoolAsync)
+UNSUPPORTED(cuMemAllocManaged)
+UNSUPPORTED(cuMemPoolCreate)
+UNSUPPORTED(cuMemPoolDestroy)
+UNSUPPORTED(cuMemPoolGetAttribute)
+UNSUPPORTED(cuMemPoolSetAttribute)
+UNSUPPORTED(cuMemPoolTrimTo)
+UNSUPPORTED(cuMemPrefetchAsync_v2)
+UNSUPPORTED(cuModuleGetGlobal_v2)
+UNSUPPORTED(cuOccupancyAvailableDynamicSMemPerBlock)
+UNSUPPORTED(cuOccupancyMaxActiveBlocksPerMultiprocessor)
+UNSUPPORTED(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags)
+UNSUPPORTED(cuOccupancyMaxActiveClusters)
+UNSUPPORTED(cuOccupancyMaxPotentialBlockSize)
+UNSUPPORTED(cuOccupancyMaxPotentialBlockSizeWithFlags)
+UNSUPPORTED(cuOccupancyMaxPotentialClusterSize)
+UNSUPPORTED(cuProfilerStart)
+UNSUPPORTED(cuProfilerStop)
+UNSUPPORTED(cuStreamAttachMemAsync)
+UNSUPPORTED(cuStreamBeginCapture_v2)
+UNSUPPORTED(cuStreamEndCapture)
