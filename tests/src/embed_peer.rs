@@ -134,6 +134,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None | Some("cpu") => Arithmetic::Native(Native::Cpu),
         Some("auto") => Arithmetic::Native(Native::Auto),
         Some("openvino") => Arithmetic::Native(Native::OpenVino),
+        Some("cuda") => Arithmetic::Native(Native::Cuda),
         Some("reference") => Arithmetic::Reference,
         Some(other) => return Err(format!("{other:?} is not auto, cpu, openvino or reference").into()),
     };

@@ -500,6 +500,8 @@ pub(crate) enum BackendArg {
     Cpu,
     /// OpenVINO; an error where it is missing
     Openvino,
+    /// The first NVIDIA GPU; an error where there is none
+    Cuda,
     /// Plain WebAssembly
     Reference,
 }
@@ -510,6 +512,7 @@ impl From<BackendArg> for Arithmetic {
             BackendArg::Auto => Self::Native(Native::Auto),
             BackendArg::Cpu => Self::Native(Native::Cpu),
             BackendArg::Openvino => Self::Native(Native::OpenVino),
+            BackendArg::Cuda => Self::Native(Native::Cuda),
             BackendArg::Reference => Self::Reference,
         }
     }

@@ -10,7 +10,7 @@ use crate::guest::{self, Failed, Guest};
 use crate::imports::wasi_nn::ElementType;
 use crate::limits::Limits;
 use crate::plugin::{BlockExports, WorkExports};
-use crate::state::{State, TensorEntry};
+use crate::state::{State, TensorEntry, stop};
 use ostrakon_nn::{BoundPast, NnError, SequencePast, Tensor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -274,6 +274,7 @@ fn forward_host(
     let (result,) = forward.call(&mut store, (session, input, lent))?;
     store.data_mut().take(lengths)?;
     let output = store.data_mut().take(result?)?;
+    output.tensor.bring().map_err(|error| stop(&error))?;
     Ok(output.tensor.uncharged())
 }
 
@@ -300,7 +301,9 @@ fn compute_named(
     let (result,) = compute.call(&mut store, (session, given))?;
     let mut outputs = Vec::new();
     for (name, handle) in result? {
-        outputs.push((name, store.data_mut().take(handle)?.tensor.uncharged()));
+        let tensor = store.data_mut().take(handle)?.tensor;
+        tensor.bring().map_err(|error| stop(&error))?;
+        outputs.push((name, tensor.uncharged()));
     }
     Ok(outputs)
 }

@@ -154,6 +154,19 @@ pub struct Embedding {
     pub scale: Vec<f32>,
 }
 
+impl Embedding {
+    /// Whether all ids have a row.
+    ///
+    /// # Errors
+    /// The first one that has none.
+    pub fn expect(&self, ids: &[i32]) -> Result<(), ShapeError> {
+        match ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= self.rows)) {
+            None => Ok(()),
+            Some(id) => Err(ShapeError(format!("id {id} is outside the table of {} rows", self.rows))),
+        }
+    }
+}
+
 /// Layer normalisation with gain and bias.
 pub struct LayerNorm {
     /// [H].
@@ -188,6 +201,14 @@ impl Rotary {
     /// The columns that are turned.
     pub const fn turned(&self) -> usize {
         self.heads * self.width
+    }
+
+    /// Whether all positions are in the table.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub fn expect(&self, positions: &[i32]) -> Result<(), ShapeError> {
+        positions.iter().try_for_each(|&position| self.angles(position).map(|_| ()))
     }
 
     /// Cosines and sines of a position, or why there are none.

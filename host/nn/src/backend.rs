@@ -49,6 +49,9 @@ pub mod openvino;
 pub mod record;
 pub mod shared;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::Device;
 use crate::{CpuBackend, NnError};
 use ostrakon_exact::Linear;
 use ostrakon_exact::simd::{AttentionProducts, Executor, Product, ProductError, SelfTestError, self_test};
@@ -79,6 +82,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Who computes every operation, on tensors that it keeps, if it is not to be the executor.
+    fn device(&self) -> Option<&dyn Device> {
+        None
+    }
+
     /// Show that this backend is exact on this machine, now.
     ///
     /// # Errors
@@ -89,7 +97,7 @@ pub trait Backend: Send + Sync {
 }
 
 /// How `backend` makes the products of a self-test.
-fn product_of<B: Backend + ?Sized>(backend: &B) -> impl Fn(&Arc<Linear>) -> Box<dyn Product> {
+pub(crate) fn product_of<B: Backend + ?Sized>(backend: &B) -> impl Fn(&Arc<Linear>) -> Box<dyn Product> {
     move |layer| backend.prepare(SELF_TEST, layer).unwrap_or_else(|error| Box::new(NotPrepared(error)))
 }
 
@@ -133,8 +141,21 @@ impl ProvenBackend {
             openvino::NAME => openvino::OpenVinoBackend::start(openvino, executor.threads()),
             #[cfg(not(feature = "openvino"))]
             "openvino" => Err(BackendError::Unavailable { backend: "openvino", reason: not_built(openvino) }),
-            other => Err(BackendError::unknown(other)),
+            other => Self::start_on_gpu(other),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn start_on_gpu(name: &str) -> Result<Self, BackendError> {
+        match cuda::CudaBackend::index_in(name) {
+            Some(index) => cuda::CudaBackend::start(index),
+            None => Err(BackendError::unknown(name)),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn start_on_gpu(name: &str) -> Result<Self, BackendError> {
+        Err(BackendError::unknown(name))
     }
 
     /// How long two layers of a usual size take, 128 rows between widths 384 and 1536, after a first time.
@@ -161,6 +182,10 @@ impl ProvenBackend {
 
     pub(crate) fn attention(&self) -> Option<&dyn AttentionProducts> {
         self.0.attention()
+    }
+
+    pub(crate) fn device(&self) -> Option<&dyn Device> {
+        self.0.device()
     }
 }
 
@@ -196,6 +221,8 @@ pub const NAMES: &[&str] = &[
     cpu::NAME,
     #[cfg(feature = "openvino")]
     openvino::NAME,
+    #[cfg(feature = "cuda")]
+    cuda::NAME,
 ];
 
 /// Why a backend cannot be used.
@@ -232,7 +259,7 @@ impl BackendError {
         Self::Unknown { name: name.to_owned(), known: NAMES.join(", ") }
     }
 
-    fn of_self_test(backend: &'static str, error: &SelfTestError) -> Self {
+    pub(crate) fn of_self_test(backend: &'static str, error: &SelfTestError) -> Self {
         let reason = error.to_string();
         match error {
             SelfTestError::Wrong { .. } => Self::NotExact { backend, reason },

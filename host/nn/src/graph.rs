@@ -11,6 +11,7 @@
 //! referring to its codes, but where they are a view of a memory map the kernel takes the pages back as
 //! soon as it wants them.
 
+use crate::device::DeviceLayer;
 use crate::float::{FloatGraph, Port, RawGraph};
 use crate::{Charge, Meter, NnError, Quotas, RawLayer, Resource};
 use ostrakon_exact::simd::{CpuProduct, Product, ProductError};
@@ -26,6 +27,7 @@ pub struct Graph(Arc<Prepared>);
 struct Prepared {
     name: String,
     operation: Operation,
+    on_device: OnDevice,
     /// What it takes of the host's [`GraphLimits`], and of the caller who brought it.
     _charges: Vec<Charge>,
 }
@@ -38,6 +40,9 @@ pub(crate) enum Operation {
     Rotary(Rotary),
     Float(FloatGraph),
 }
+
+/// A layer as the backend's device holds it, if there is a device and the layer is not linear.
+pub(crate) type OnDevice = Option<Box<dyn DeviceLayer>>;
 
 /// What a graph is made from.
 pub(crate) enum Raw {
@@ -98,8 +103,8 @@ pub enum GraphShape {
 }
 
 impl Graph {
-    pub(crate) fn new(name: &str, operation: Operation, charges: Vec<Charge>) -> Self {
-        Self(Arc::new(Prepared { name: name.to_owned(), operation, _charges: charges }))
+    pub(crate) fn new(name: &str, operation: Operation, on_device: OnDevice, charges: Vec<Charge>) -> Self {
+        Self(Arc::new(Prepared { name: name.to_owned(), operation, on_device, _charges: charges }))
     }
 
     /// The full name of the layer, or the name of the graph.
@@ -146,6 +151,12 @@ impl Graph {
 
     pub(crate) fn operation(&self) -> &Operation {
         &self.0.operation
+    }
+
+    /// The layer on the device of the host's backend.
+    pub(crate) fn on_device(&self) -> Result<&dyn DeviceLayer, NnError> {
+        let missing = || NnError::Runtime(format!("layer `{}` is not on the device", self.name()));
+        self.0.on_device.as_deref().ok_or_else(missing)
     }
 
     fn product(&self) -> Result<&dyn Product, ProductError> {
@@ -217,7 +228,7 @@ impl Graphs {
         &self,
         name: &str,
         read: impl FnOnce() -> Result<Raw, NnError>,
-        pack: impl FnOnce(Raw) -> Result<Operation, NnError>,
+        pack: impl FnOnce(Raw) -> Result<(Operation, OnDevice), NnError>,
     ) -> Result<Graph, NnError> {
         let slot = Arc::clone(lock(&self.slots).entry(name.to_owned()).or_default());
         let mut graph = lock(&slot);
@@ -248,12 +259,12 @@ impl Graphs {
         &self,
         name: &str,
         read: impl FnOnce() -> Result<Raw, NnError>,
-        pack: impl FnOnce(Raw) -> Result<Operation, NnError>,
+        pack: impl FnOnce(Raw) -> Result<(Operation, OnDevice), NnError>,
     ) -> Result<Graph, NnError> {
         let raw = read()?;
         let charges = self.room(name, raw.byte_len())?;
-        let operation = pack(raw)?;
-        Ok(Graph::new(name, operation, charges))
+        let (operation, on_device) = pack(raw)?;
+        Ok(Graph::new(name, operation, on_device, charges))
     }
 
     /// Room for a graph of so many bytes.

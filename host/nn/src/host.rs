@@ -1,7 +1,7 @@
 //! A host: the layers of one package, a backend and an executor, shared by all instances.
 
 use crate::float::{Encoding, FloatGraph, FloatSettings, RawGraph};
-use crate::graph::{Graphs, Operation, Raw};
+use crate::graph::{Graphs, OnDevice, Operation, Raw};
 use crate::layers::check_name;
 use crate::observer::{Observer, OperationKind};
 use crate::spares::Spares;
@@ -86,17 +86,19 @@ impl Host {
         self.observer.is_some()
     }
 
-    /// Hand the result of an operation over, telling the observer if there is one.
+    /// Hand the result of an operation over, telling the observer if there is one, who sees tensors of the host.
     pub(crate) fn done(
         &self,
         kind: impl FnOnce() -> OperationKind,
         inputs: &[(&str, &Tensor)],
         output: Tensor,
-    ) -> Tensor {
+    ) -> Result<Tensor, NnError> {
         if let Some(observer) = &self.observer {
+            inputs.iter().try_for_each(|(_, input)| input.bring())?;
+            output.bring()?;
             observer.operation(&kind(), inputs, &output);
         }
-        output
+        Ok(output)
     }
 
     /// The parts of a layer as the package stores them, whether or not it has been prepared.
@@ -123,7 +125,7 @@ impl Host {
             })
         };
         self.graphs.get(name, read, |raw| match raw {
-            Raw::Float(raw) => self.open(name, &raw),
+            Raw::Float(raw) => Ok((self.open(name, &raw)?, None)),
             Raw::Layer(raw) => {
                 let layer = Layer::from_parts(&raw.kind, &raw.activation, raw.parts)
                     .map_err(|error| NnError::InvalidEncoding(format!("layer `{name}`: {error}")))?;
@@ -132,18 +134,23 @@ impl Host {
         })
     }
 
-    fn pack(&self, name: &str, layer: Layer) -> Result<Operation, NnError> {
-        match layer {
+    fn pack(&self, name: &str, layer: Layer) -> Result<(Operation, OnDevice), NnError> {
+        let on_device = match self.backend.device().filter(|_| !matches!(layer, Layer::Linear(_))) {
+            Some(device) => Some(device.place(&layer).map_err(|error| error.before(&format!("layer `{name}`: ")))?),
+            None => None,
+        };
+        let operation = match layer {
             Layer::Linear(layer) => {
                 let layer = Arc::new(layer);
                 let product = self.backend.prepare(name, &layer)?;
-                Ok(Operation::Linear { layer, product })
+                Operation::Linear { layer, product }
             }
-            Layer::Embedding(layer) => Ok(Operation::Embedding(layer)),
-            Layer::LayerNorm(layer) => Ok(Operation::LayerNorm(layer)),
-            Layer::RmsNorm(layer) => Ok(Operation::RmsNorm(layer)),
-            Layer::Rotary(layer) => Ok(Operation::Rotary(layer)),
-        }
+            Layer::Embedding(layer) => Operation::Embedding(layer),
+            Layer::LayerNorm(layer) => Operation::LayerNorm(layer),
+            Layer::RmsNorm(layer) => Operation::RmsNorm(layer),
+            Layer::Rotary(layer) => Operation::Rotary(layer),
+        };
+        Ok((operation, on_device))
     }
 
     /// The server's side of the linear layer called `name`, for products of secret shares, over the backend. Where the layer
@@ -192,7 +199,7 @@ impl Host {
         let bytes = raw.byte_len();
         let mut charges = vec![meter.charge(Resource::Bytes, bytes)?];
         charges.extend(self.graphs.room("loaded", bytes)?);
-        Ok(Graph::new("loaded", self.open("loaded", &raw)?, charges))
+        Ok(Graph::new("loaded", self.open("loaded", &raw)?, None, charges))
     }
 
     /// The backend.

@@ -38,6 +38,9 @@
 //! [`NnError::is_host_fault`].
 
 pub mod backend;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod error;
 pub mod field;
 pub mod float;

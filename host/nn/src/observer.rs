@@ -113,7 +113,7 @@ impl FromStr for OperationKind {
 }
 
 impl Host {
-    /// Run one operation by its description.
+    /// Run one operation by its description, and bring its output to the host.
     ///
     /// # Errors
     /// As the operation itself; inputs that are missing, unknown or given twice.
@@ -123,6 +123,12 @@ impl Host {
         kind: &OperationKind,
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Tensor, NnError> {
+        let output = self.call(meter, kind, inputs)?;
+        output.bring()?;
+        Ok(output)
+    }
+
+    fn call(&self, meter: &Meter, kind: &OperationKind, inputs: Vec<(String, Tensor)>) -> Result<Tensor, NnError> {
         match kind {
             OperationKind::Layer(name) => {
                 let mut outputs = self.compute(meter, &self.graph(name)?, inputs)?;

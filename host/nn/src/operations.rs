@@ -1,9 +1,11 @@
 //! The operations of a [`Host`]: shapes and types checked, results charged, bytes exact.
 //!
 //! Each follows the same steps: check every input against the operation, charge the caller's meter for
-//! the result and only then allocate it, let the executor compute, hand the tensor over with its charge.
+//! the result and only then allocate it, let the executor compute, or the backend's device if it has one, hand the
+//! tensor over with its charge.
 //! The doc comments of `ostrakon_exact::reference` and of the WIT define what is computed.
 
+use crate::device::{Attending, Device, Made};
 use crate::graph::Operation;
 use crate::past::{rows_of, stretches};
 use crate::tensor::Output;
@@ -71,8 +73,27 @@ impl Host {
             Operation::Float(_) => return Err(NnError::Unknown("the graph is no layer".to_owned())),
         };
         let seen: Vec<(&str, &Tensor)> = seen.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let y = self.done(|| OperationKind::Layer(graph.name().to_owned()), &seen, y);
+        let y = self.done(|| OperationKind::Layer(graph.name().to_owned()), &seen, y)?;
         Ok(vec![(OUTPUT.to_owned(), y)])
+    }
+
+    /// A result of this shape, computed where tensors are: on the backend's device or here. Where there are no elements
+    /// nothing is computed.
+    pub(crate) fn result(
+        &self,
+        meter: &Meter,
+        dims: Vec<u32>,
+        on_device: impl FnOnce(&dyn Device) -> Made,
+        here: impl FnOnce(&mut [f32]) -> Result<(), NnError>,
+    ) -> Result<Tensor, NnError> {
+        match self.backend().device().filter(|_| !dims.contains(&0)) {
+            Some(device) => Tensor::computed_on_device(meter, dims, || on_device(device)),
+            None => {
+                let mut y = Output::new(meter, dims)?;
+                here(y.values())?;
+                Ok(y.finish())
+            }
+        }
     }
 
     fn linear(
@@ -84,23 +105,28 @@ impl Host {
         x: &Tensor,
     ) -> Result<Tensor, NnError> {
         let x = Matrix::of_width("x", x, layer.inputs).map_err(|error| within(graph, error))?;
-        let mut y = Output::new(meter, vec![x.rows, columns(layer.outputs)?])?;
-        if x.rows > 0 {
-            self.executor.linear(layer, product, x.values, x.rows as usize, y.values()).map_err(
-                |error| match error {
-                    LinearError::Shape(shape) => within(graph, shape.into()),
-                    LinearError::Product(error) => within(graph, NnError::Runtime(error.to_string())),
-                },
-            )?;
-        }
-        Ok(y.finish())
+        let here = |y: &mut [f32]| {
+            if x.rows == 0 {
+                return Ok(());
+            }
+            self.executor.linear(layer, product, x.values()?, x.rows as usize, y).map_err(|error| match error {
+                LinearError::Shape(shape) => shape.into(),
+                LinearError::Product(error) => NnError::Runtime(error.to_string()),
+            })
+        };
+        self.result(meter, vec![x.rows, columns(layer.outputs)?], |device| device.linear(product, x.tensor), here)
+            .map_err(|error| within(graph, error))
     }
 
     fn embedding(&self, meter: &Meter, graph: &Graph, layer: &Embedding, ids: &Tensor) -> Result<Tensor, NnError> {
-        let ids = vector_of_i32("ids", ids).map_err(|error| within(graph, error))?;
-        let mut y = Output::new(meter, vec![columns(ids.len())?, columns(layer.width)?])?;
-        self.executor.embedding(layer, ids, y.values()).map_err(|error| within(graph, error.into()))?;
-        Ok(y.finish())
+        let numbers = vector_of_i32("ids", ids).map_err(|error| within(graph, error))?;
+        let shape = vec![columns(numbers.len())?, columns(layer.width)?];
+        let on_device = |_: &dyn Device| {
+            layer.expect(numbers)?;
+            graph.on_device()?.run(ids, None)
+        };
+        self.result(meter, shape, on_device, |y| Ok(self.executor.embedding(layer, numbers, y)?))
+            .map_err(|error| within(graph, error))
     }
 
     fn layer_norm(
@@ -121,20 +147,19 @@ impl Host {
             let text = format!("`residual` has {} rows but `x` has {}", residual.rows, x.rows);
             return Err(within(graph, NnError::InvalidArgument(text)));
         }
-        let mut y = Output::new(meter, vec![x.rows, x.width])?;
-        self.executor
-            .layer_norm(layer, x.values, residual.map(|residual| residual.values), x.rows as usize, y.values())
-            .map_err(|error| within(graph, error.into()))?;
-        Ok(y.finish())
+        let on_device = |_: &dyn Device| graph.on_device()?.run(x.tensor, residual.as_ref().map(|r| r.tensor));
+        let here = |y: &mut [f32]| {
+            let residual = residual.as_ref().map(Matrix::values).transpose()?;
+            Ok(self.executor.layer_norm(layer, x.values()?, residual, x.rows as usize, y)?)
+        };
+        self.result(meter, vec![x.rows, x.width], on_device, here).map_err(|error| within(graph, error))
     }
 
     fn rms_norm(&self, meter: &Meter, graph: &Graph, layer: &RmsNorm, x: &Tensor) -> Result<Tensor, NnError> {
         let x = Matrix::of_width("x", x, layer.gain.len()).map_err(|error| within(graph, error))?;
-        let mut y = Output::new(meter, vec![x.rows, x.width])?;
-        self.executor
-            .rms_norm(layer, x.values, x.rows as usize, y.values())
-            .map_err(|error| within(graph, error.into()))?;
-        Ok(y.finish())
+        let on_device = |_: &dyn Device| graph.on_device()?.run(x.tensor, None);
+        let here = |y: &mut [f32]| Ok(self.executor.rms_norm(layer, x.values()?, x.rows as usize, y)?);
+        self.result(meter, vec![x.rows, x.width], on_device, here).map_err(|error| within(graph, error))
     }
 
     fn rotary(
@@ -146,23 +171,24 @@ impl Host {
         positions: &Tensor,
     ) -> Result<Tensor, NnError> {
         let x = Matrix::new("x", x).map_err(|error| within(graph, error))?;
-        let positions = vector_of_i32("positions", positions).map_err(|error| within(graph, error))?;
+        let numbers = vector_of_i32("positions", positions).map_err(|error| within(graph, error))?;
         let needed = layer.heads.saturating_mul(layer.width);
-        if (x.width as usize) < needed || positions.len() != x.rows as usize {
+        if (x.width as usize) < needed || numbers.len() != x.rows as usize {
             let text = format!(
                 "`x` has the shape [{}, {}] and there are {} `positions`: needs one for each row, and {needed} columns \
                  at least",
                 x.rows,
                 x.width,
-                positions.len()
+                numbers.len()
             );
             return Err(within(graph, NnError::InvalidArgument(text)));
         }
-        let mut y = Output::new(meter, vec![x.rows, x.width])?;
-        self.executor
-            .rotary(layer, x.values, positions, x.width as usize, y.values())
-            .map_err(|error| within(graph, error.into()))?;
-        Ok(y.finish())
+        let on_device = |_: &dyn Device| {
+            layer.expect(numbers)?;
+            graph.on_device()?.run(x.tensor, Some(positions))
+        };
+        let here = |y: &mut [f32]| Ok(self.executor.rotary(layer, x.values()?, numbers, x.width as usize, y)?);
+        self.result(meter, vec![x.rows, x.width], on_device, here).map_err(|error| within(graph, error))
     }
 
     /// `a + b`, element by element.
@@ -170,7 +196,8 @@ impl Host {
     /// # Errors
     /// Tensors that are not FP32 or whose shapes differ; the caller's quota.
     pub fn add(&self, meter: &Meter, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
-        let (left, right) = (floats("a", a)?, floats("b", b)?);
+        expect_floats("a", a)?;
+        expect_floats("b", b)?;
         if a.dims() != b.dims() {
             return Err(NnError::InvalidArgument(format!(
                 "`a` has the shape {:?} and `b` {:?}: both must have the same",
@@ -178,9 +205,9 @@ impl Host {
                 b.dims()
             )));
         }
-        let mut y = Output::new(meter, a.dims().to_vec())?;
-        self.executor.add(left, right, y.values())?;
-        Ok(self.done(|| OperationKind::Add, &[("a", a), ("b", b)], y.finish()))
+        let here = |y: &mut [f32]| Ok(self.executor.add(a.as_f32()?, b.as_f32()?, y)?);
+        let y = self.result(meter, a.dims().to_vec(), |device| device.add(a, b), here)?;
+        self.done(|| OperationKind::Add, &[("a", a), ("b", b)], y)
     }
 
     /// GELU of each element.
@@ -188,10 +215,10 @@ impl Host {
     /// # Errors
     /// A tensor that is not FP32; the caller's quota.
     pub fn gelu(&self, meter: &Meter, x: &Tensor) -> Result<Tensor, NnError> {
-        let values = floats("x", x)?;
-        let mut y = Output::new(meter, x.dims().to_vec())?;
-        self.executor.gelu(values, y.values())?;
-        Ok(self.done(|| OperationKind::Gelu, &[("x", x)], y.finish()))
+        expect_floats("x", x)?;
+        let here = |y: &mut [f32]| Ok(self.executor.gelu(x.as_f32()?, y)?);
+        let y = self.result(meter, x.dims().to_vec(), |device| device.gelu(x), here)?;
+        self.done(|| OperationKind::Gelu, &[("x", x)], y)
     }
 
     /// `silu(gate) * up`, where `x` has the columns of `gate`, then those of `up`.
@@ -206,9 +233,11 @@ impl Host {
                 matrix.width
             )));
         }
-        let mut y = Output::new(meter, vec![matrix.rows, matrix.width / 2])?;
-        self.executor.swiglu(matrix.values, matrix.rows as usize, matrix.width as usize / 2, y.values())?;
-        Ok(self.done(|| OperationKind::Swiglu, &[("x", x)], y.finish()))
+        let width = matrix.width as usize / 2;
+        let here = |y: &mut [f32]| Ok(self.executor.swiglu(matrix.values()?, matrix.rows as usize, width, y)?);
+        let shape = vec![matrix.rows, matrix.width / 2];
+        let y = self.result(meter, shape, |device| device.swiglu(x, width), here)?;
+        self.done(|| OperationKind::Swiglu, &[("x", x)], y)
     }
 
     /// Multi-head attention inside each sequence.
@@ -233,19 +262,21 @@ impl Host {
             )));
         }
         let sequences = ragged(lengths, &matrix)?;
-        let mut y = Output::new(meter, vec![matrix.rows, width])?;
+        let shape = vec![matrix.rows, width];
         let (width, count) = (width as usize, heads as usize);
-        match self.backend().attention() {
-            None => self.executor.attention(matrix.values, &sequences, width, count, y.values())?,
+        let here = |y: &mut [f32]| match self.backend().attention() {
+            None => Ok(self.executor.attention(matrix.values()?, &sequences, width, count, y)?),
             Some(products) => {
-                let done = self.executor.attention_with(matrix.values, &sequences, width, count, products, y.values());
+                let done = self.executor.attention_with(matrix.values()?, &sequences, width, count, products, y);
                 done.map_err(|error| match error {
                     LinearError::Shape(shape) => NnError::from(shape),
                     LinearError::Product(error) => NnError::Runtime(format!("attention: {error}")),
-                })?;
+                })
             }
-        }
-        Ok(self.done(|| OperationKind::Attention(heads), &[("qkv", qkv), ("lengths", lengths)], y.finish()))
+        };
+        let how = Attending { lengths: &sequences, heads: count, kv_heads: count, width: width / count, causal: false };
+        let y = self.result(meter, shape, |device| device.attention(qkv, how, &mut []), here)?;
+        self.done(|| OperationKind::Attention(heads), &[("qkv", qkv), ("lengths", lengths)], y)
     }
 
     /// The mean of each sequence's rows.
@@ -256,9 +287,10 @@ impl Host {
     pub fn mean_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
         let matrix = Matrix::new("x", x)?;
         let sequences = ragged(lengths, &matrix)?;
-        let mut y = Output::new(meter, vec![columns(sequences.sequences())?, matrix.width])?;
-        self.executor.mean_pool(matrix.values, &sequences, matrix.width as usize, y.values())?;
-        Ok(self.done(|| OperationKind::MeanPool, &[("x", x), ("lengths", lengths)], y.finish()))
+        let (shape, width) = (vec![columns(sequences.sequences())?, matrix.width], matrix.width as usize);
+        let here = |y: &mut [f32]| Ok(self.executor.mean_pool(matrix.values()?, &sequences, width, y)?);
+        let y = self.result(meter, shape, |device| device.mean_pool(x, &sequences, width), here)?;
+        self.done(|| OperationKind::MeanPool, &[("x", x), ("lengths", lengths)], y)
     }
 
     /// The first row of each sequence.
@@ -268,9 +300,14 @@ impl Host {
     pub fn first_pool(&self, meter: &Meter, x: &Tensor, lengths: &Tensor) -> Result<Tensor, NnError> {
         let matrix = Matrix::new("x", x)?;
         let sequences = ragged(lengths, &matrix)?;
-        let mut y = Output::new(meter, vec![columns(sequences.sequences())?, matrix.width])?;
-        self.executor.first_pool(matrix.values, &sequences, matrix.width as usize, y.values())?;
-        Ok(self.done(|| OperationKind::FirstPool, &[("x", x), ("lengths", lengths)], y.finish()))
+        let (shape, width) = (vec![columns(sequences.sequences())?, matrix.width], matrix.width as usize);
+        let on_device = |device: &dyn Device| {
+            let first: Vec<usize> = ends(&sequences).zip(sequences.iter()).map(|(end, rows)| end - rows).collect();
+            device.gather(x, &first, width)
+        };
+        let here = |y: &mut [f32]| Ok(self.executor.first_pool(matrix.values()?, &sequences, width, y)?);
+        let y = self.result(meter, shape, on_device, here)?;
+        self.done(|| OperationKind::FirstPool, &[("x", x), ("lengths", lengths)], y)
     }
 
     /// The last rows of each sequence, as many as its `lengths` want.
@@ -283,9 +320,15 @@ impl Host {
         let stretches = stretches(lengths)?;
         let sequences = rows_of(&stretches, &matrix)?;
         let wanted: Vec<usize> = stretches.iter().map(|stretch| stretch.wanted).collect();
-        let mut y = Output::new(meter, vec![columns(wanted.iter().sum())?, matrix.width])?;
-        self.executor.last_rows(matrix.values, &sequences, &wanted, matrix.width as usize, y.values())?;
-        Ok(self.done(|| OperationKind::LastRows, &[("x", x), ("lengths", lengths)], y.finish()))
+        let (shape, width) = (vec![columns(wanted.iter().sum())?, matrix.width], matrix.width as usize);
+        let on_device = |device: &dyn Device| {
+            let last: Vec<usize> =
+                ends(&sequences).zip(&wanted).flat_map(|(end, wanted)| end.saturating_sub(*wanted)..end).collect();
+            device.gather(x, &last, width)
+        };
+        let here = |y: &mut [f32]| Ok(self.executor.last_rows(matrix.values()?, &sequences, &wanted, width, y)?);
+        let y = self.result(meter, shape, on_device, here)?;
+        self.done(|| OperationKind::LastRows, &[("x", x), ("lengths", lengths)], y)
     }
 
     /// Each row divided by its Euclidean length.
@@ -298,28 +341,35 @@ impl Host {
         if matrix.width as usize > MAX_WIDTH {
             return Err(NnError::InvalidArgument(format!("`x` has {} columns: at most {MAX_WIDTH}", matrix.width)));
         }
-        let mut y = Output::new(meter, vec![matrix.rows, matrix.width])?;
-        self.executor.l2_normalise(matrix.values, matrix.rows as usize, matrix.width as usize, y.values())?;
-        Ok(self.done(|| OperationKind::L2Normalise, &[("x", x)], y.finish()))
+        let width = matrix.width as usize;
+        let here = |y: &mut [f32]| Ok(self.executor.l2_normalise(matrix.values()?, matrix.rows as usize, width, y)?);
+        let shape = vec![matrix.rows, matrix.width];
+        let y = self.result(meter, shape, |device| device.l2_normalise(x, width), here)?;
+        self.done(|| OperationKind::L2Normalise, &[("x", x)], y)
     }
 }
 
 /// An FP32 tensor of two dimensions.
 pub(crate) struct Matrix<'a> {
-    pub(crate) values: &'a [f32],
+    pub(crate) tensor: &'a Tensor,
     pub(crate) rows: u32,
     pub(crate) width: u32,
 }
 
 impl<'a> Matrix<'a> {
     pub(crate) fn new(what: &str, tensor: &'a Tensor) -> Result<Self, NnError> {
-        let values = floats(what, tensor)?;
+        expect_floats(what, tensor)?;
         match tensor.dims() {
-            &[rows, width] => Ok(Self { values, rows, width }),
+            &[rows, width] => Ok(Self { tensor, rows, width }),
             other => Err(NnError::InvalidArgument(format!(
                 "`{what}` has the shape {other:?}: two dimensions, [rows, columns], are needed"
             ))),
         }
+    }
+
+    /// Its elements, on the host.
+    pub(crate) fn values(&self) -> Result<&'a [f32], NnError> {
+        self.tensor.as_f32()
     }
 
     fn of_width(what: &str, tensor: &'a Tensor, width: usize) -> Result<Self, NnError> {
@@ -336,8 +386,16 @@ impl<'a> Matrix<'a> {
     }
 }
 
-fn floats<'a>(what: &str, tensor: &'a Tensor) -> Result<&'a [f32], NnError> {
-    tensor.as_f32().map_err(|_| wrong_type(what, tensor, TensorType::Fp32))
+fn expect_floats(what: &str, tensor: &Tensor) -> Result<(), NnError> {
+    if tensor.ty() == TensorType::Fp32 { Ok(()) } else { Err(wrong_type(what, tensor, TensorType::Fp32)) }
+}
+
+/// The row after the last one of each sequence.
+fn ends(sequences: &Lengths) -> impl Iterator<Item = usize> + '_ {
+    sequences.iter().scan(0usize, |end, rows| {
+        *end = end.saturating_add(rows);
+        Some(*end)
+    })
 }
 
 fn vector_of_i32<'a>(what: &str, tensor: &'a Tensor) -> Result<&'a [i32], NnError> {

@@ -17,13 +17,13 @@
 //!    else they are dropped.
 //! 4. Without a bound past there is nothing before, and what attention makes is dropped at once.
 
+use crate::device::{Attending, Device, DevicePast};
 use crate::operations::{Matrix, wrong_type};
-use crate::tensor::Output;
 use crate::{Charge, Host, Meter, NnError, OperationKind, Resource, Tensor, TensorType};
+use ostrakon_exact::Lengths;
 use ostrakon_exact::layer::{MAX_HEAD_WIDTH, MAX_HEADS};
 use ostrakon_exact::reference::MAX_CONTEXT;
 use ostrakon_exact::simd::Past;
-use ostrakon_exact::{Lengths, ShapeError};
 
 /// Bytes that a past without rows counts.
 const EMPTY: usize = 256;
@@ -31,17 +31,76 @@ const EMPTY: usize = 256;
 /// What earlier calls left of one sequence in one block: a past for each causal attention in it. A clone shares its
 /// memory until one of both grows.
 #[derive(Debug, Clone, Default)]
-pub struct SequencePast(Vec<Past>);
+pub struct SequencePast(Vec<Kept>);
+
+/// The past of one causal attention, where it was computed.
+#[derive(Debug)]
+enum Kept {
+    Here(Past),
+    OnDevice(Box<dyn DevicePast>),
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Here(past) => Self::Here(past.clone()),
+            Self::OnDevice(past) => Self::OnDevice(past.boxed()),
+        }
+    }
+}
+
+impl Kept {
+    /// Of no rows, where `device` says.
+    fn new(device: Option<&dyn Device>, heads: Heads) -> Result<Self, NnError> {
+        Ok(match device {
+            Some(device) => Self::OnDevice(device.past(heads.kv_heads, heads.width)),
+            None => Self::Here(Past::new(heads.kv_heads, heads.width)?),
+        })
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Here(past) => past.rows(),
+            Self::OnDevice(past) => past.rows(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes_of(self.rows())
+    }
+
+    fn bytes_of(&self, rows: usize) -> usize {
+        match self {
+            Self::Here(past) => past.bytes_of(rows),
+            Self::OnDevice(past) => past.bytes_of(rows),
+        }
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        match self {
+            Self::Here(past) => past.truncate(rows),
+            Self::OnDevice(past) => past.truncate(rows),
+        }
+    }
+
+    /// Heads of keys and values, and columns of a head.
+    fn heads(&self) -> (usize, usize) {
+        match self {
+            Self::Here(past) => (past.kv_heads(), past.width()),
+            Self::OnDevice(past) => past.heads(),
+        }
+    }
+}
 
 impl SequencePast {
     /// How many rows of the sequence are held. A block without causal attention holds none.
     pub fn rows(&self) -> usize {
-        self.0.first().map_or(0, Past::rows)
+        self.0.first().map_or(0, Kept::rows)
     }
 
     /// The memory it takes.
     pub fn bytes(&self) -> usize {
-        self.0.iter().map(Past::bytes).sum()
+        self.0.iter().map(Kept::bytes).sum()
     }
 
     /// The memory it would take with that many rows.
@@ -134,7 +193,12 @@ impl BoundPast {
     }
 
     /// The pasts that the next operation goes on from, one for each sequence, charged with the rows it will add.
-    fn next(&mut self, stretches: &[Stretch], heads: Heads) -> Result<Vec<&mut Past>, NnError> {
+    fn next(
+        &mut self,
+        device: Option<&dyn Device>,
+        stretches: &[Stretch],
+        heads: Heads,
+    ) -> Result<Vec<&mut Kept>, NnError> {
         if stretches != self.stretches {
             return Err(NnError::InvalidArgument(
                 "`lengths` are not those of the call: give the operation the lengths that the block was given"
@@ -142,16 +206,16 @@ impl BoundPast {
             ));
         }
         let at = self.operations;
-        let fresh = Past::new(heads.kv_heads, heads.width)?;
+        let fresh = Kept::new(device, heads)?;
         let mut added = 0usize;
         for (i, (sequence, stretch)) in self.sequences.iter().zip(stretches).enumerate() {
             let past = sequence.0.get(at);
             match past {
-                Some(past) if (past.kv_heads(), past.width()) != (heads.kv_heads, heads.width) => {
+                Some(past) if past.heads() != (heads.kv_heads, heads.width) => {
                     return Err(NnError::InvalidArgument(format!(
                         "the rows before those of sequence {i} have {} heads of {} columns as keys and values, not {} of {}",
-                        past.kv_heads(),
-                        past.width(),
+                        past.heads().0,
+                        past.heads().1,
                         heads.kv_heads,
                         heads.width
                     )));
@@ -200,25 +264,53 @@ impl Host {
         let shape = Heads::of(matrix.width, heads, kv_heads)?;
         let stretches = stretches(lengths)?;
         let sequences = rows_of(&stretches, &matrix)?;
-        let mut y = Output::new(meter, vec![matrix.rows, matrix.width / (heads + 2 * kv_heads) * heads])?;
-        let run = |pasts: &mut [&mut Past], y: &mut Output| -> Result<(), ShapeError> {
-            let Heads { heads, kv_heads, width } = shape;
-            self.executor.causal_attention(matrix.values, &sequences, heads, kv_heads, width, pasts, y.values())
-        };
-        match past {
-            Some(bound) => {
-                let done = run(&mut bound.next(&stretches, shape)?, &mut y);
-                bound.broken |= done.is_err();
-                done?;
-            }
+        let mut fresh;
+        let bound = match past {
+            Some(bound) => bound,
             None => {
-                let fresh = stretches.iter().map(|_| SequencePast::default()).collect();
-                let mut bound = BoundPast::bind(meter, fresh, lengths)?;
-                run(&mut bound.next(&stretches, shape)?, &mut y)?;
+                let none = stretches.iter().map(|_| SequencePast::default()).collect();
+                fresh = BoundPast::bind(meter, none, lengths)?;
+                &mut fresh
+            }
+        };
+        let device = self.backend().device().filter(|_| matrix.rows > 0);
+        let pasts = bound.next(device, &stretches, shape)?;
+        let y = self.attend(meter, &matrix, &sequences, shape, pasts);
+        bound.broken |= y.is_err();
+        let kind = || OperationKind::CausalAttention { heads, kv_heads };
+        self.done(kind, &[("qkv", qkv), ("lengths", lengths)], y?)
+    }
+
+    fn attend(
+        &self,
+        meter: &Meter,
+        qkv: &Matrix<'_>,
+        lengths: &Lengths,
+        shape: Heads,
+        pasts: Vec<&mut Kept>,
+    ) -> Result<Tensor, NnError> {
+        let Heads { heads, kv_heads, width } = shape;
+        let (mut here, mut on_device): (Vec<&mut Past>, Vec<&mut dyn DevicePast>) = Default::default();
+        for past in pasts {
+            match past {
+                Kept::Here(past) => here.push(past),
+                Kept::OnDevice(past) => on_device.push(past.as_mut()),
             }
         }
-        let kind = || OperationKind::CausalAttention { heads, kv_heads };
-        Ok(self.done(kind, &[("qkv", qkv), ("lengths", lengths)], y.finish()))
+        // Pasts come from one host, so all of them are here or all are on its device.
+        let columns = u32::try_from(heads * width).map_err(|_| NnError::Unknown("too many columns".to_owned()))?;
+        self.result(
+            meter,
+            vec![qkv.rows, columns],
+            |device| {
+                device.attention(
+                    qkv.tensor,
+                    Attending { lengths, heads, kv_heads, width, causal: true },
+                    &mut on_device,
+                )
+            },
+            |y| Ok(self.executor.causal_attention(qkv.values()?, lengths, heads, kv_heads, width, &mut here, y)?),
+        )
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tensors: validated once, immutable, kept in host memory.
+//! Tensors: validated once, immutable, kept in host memory or on the device that computed them.
 //!
 //! Elements of FP32 and I32 are stored as such, so that operations get aligned slices without a copy;
 //! every other type is stored as bytes. Seen from outside a tensor is always little-endian, row-major
@@ -7,11 +7,12 @@
 //! A tensor may carry the [`Charge`] of its bytes: it is given back when the last handle that carries
 //! it is dropped. A host that keeps a caller's tensor takes it over with [`Tensor::uncharged`].
 
+use crate::device::{Made, Resident};
 use crate::spares::Spares;
 use crate::{Charge, Meter, NnError, Resource};
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Most dimensions of a tensor.
 pub const MAX_RANK: usize = 8;
@@ -101,6 +102,11 @@ enum Data {
     F32(Vec<f32>),
     I32(Vec<i32>),
     Bytes(Vec<u8>),
+    /// FP32 on a device; and on the host too once somebody has read it there.
+    Resident {
+        values: Box<dyn Resident>,
+        read: OnceLock<Result<Vec<f32>, NnError>>,
+    },
 }
 
 impl Tensor {
@@ -164,6 +170,27 @@ impl Tensor {
         Ok(Self::made(dims, TensorType::I32, Data::I32(values), Some(charge)))
     }
 
+    /// An FP32 result that a device computes and keeps: charged first, then computed.
+    ///
+    /// # Errors
+    /// As [`byte_size`], [`NnError::TooLarge`] when the caller's quota does not leave the bytes, and those of `compute`.
+    pub(crate) fn computed_on_device(
+        meter: &Meter,
+        dims: Vec<u32>,
+        compute: impl FnOnce() -> Made,
+    ) -> Result<Self, NnError> {
+        let size = byte_size(&dims, TensorType::Fp32)?;
+        let charge = meter.charge(Resource::Bytes, size)?;
+        let values = compute()?;
+        if values.elements() as u64 * 4 != size {
+            return Err(NnError::Runtime(format!(
+                "the device made {} elements of a tensor of the shape {dims:?}",
+                values.elements()
+            )));
+        }
+        Ok(Self::made(dims, TensorType::Fp32, Data::Resident { values, read: OnceLock::new() }, Some(charge)))
+    }
+
     fn made(dims: Vec<u32>, ty: TensorType, data: Data, charge: Option<Charge>) -> Self {
         Self { body: Arc::new(Body { dims, ty, data, spares: None }), charge: charge.map(Arc::new) }
     }
@@ -205,32 +232,65 @@ impl Tensor {
             Data::F32(values) => size_of_val(values.as_slice()),
             Data::I32(values) => size_of_val(values.as_slice()),
             Data::Bytes(bytes) => bytes.len(),
+            Data::Resident { values, .. } => values.elements().saturating_mul(size_of::<f32>()),
+        }
+    }
+
+    /// Bring the elements to the host if they are on a device alone. Done once; the device keeps its copy.
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub fn bring(&self) -> Result<(), NnError> {
+        match &self.body.data {
+            Data::Resident { values, read } => {
+                read.get_or_init(|| values.read()).as_ref().map(|_| ()).map_err(Clone::clone)
+            }
+            _ => Ok(()),
         }
     }
 
     /// The elements, little-endian and row-major; borrowed where the machine is little-endian.
+    ///
+    /// Of a tensor on a device nothing, until it was brought here ([`Tensor::bring`]): what leaves a block was.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
-        match &self.body.data {
-            Data::Bytes(bytes) => Cow::Borrowed(bytes),
-            Data::F32(values) if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(values)),
-            Data::I32(values) if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(values)),
-            Data::F32(values) => Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Data::I32(values) => Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        let floats: &[f32] = match &self.body.data {
+            Data::Bytes(bytes) => return Cow::Borrowed(bytes),
+            Data::I32(values) if cfg!(target_endian = "little") => return Cow::Borrowed(bytemuck::cast_slice(values)),
+            Data::I32(values) => return Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Data::F32(values) => values,
+            Data::Resident { read, .. } => read.get().and_then(|read| read.as_deref().ok()).unwrap_or_default(),
+        };
+        if cfg!(target_endian = "little") {
+            Cow::Borrowed(bytemuck::cast_slice(floats))
+        } else {
+            Cow::Owned(floats.iter().flat_map(|v| v.to_le_bytes()).collect())
         }
     }
 
-    /// A copy of the elements, little-endian and row-major.
+    /// A copy of the elements, little-endian and row-major, as [`Tensor::bytes`].
     pub fn to_bytes(&self) -> Vec<u8> {
         self.bytes().into_owned()
     }
 
-    /// The elements of an FP32 tensor.
+    /// The elements where a device keeps them.
+    pub fn resident(&self) -> Option<&dyn Resident> {
+        match &self.body.data {
+            Data::Resident { values, .. } => Some(values.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// The elements of an FP32 tensor, brought to the host if they are on a device.
     ///
     /// # Errors
-    /// Another type.
+    /// Another type; as [`Resident::read`].
     pub fn as_f32(&self) -> Result<&[f32], NnError> {
         match &self.body.data {
             Data::F32(values) => Ok(values),
+            Data::Resident { values, read } => match read.get_or_init(|| values.read()) {
+                Ok(values) => Ok(values),
+                Err(error) => Err(error.clone()),
+            },
             _ => Err(wrong_type(self.ty(), TensorType::Fp32)),
         }
     }

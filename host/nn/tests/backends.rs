@@ -21,7 +21,7 @@ static BACKENDS: LazyLock<Vec<(Arc<Executor>, ProvenBackend)>> = LazyLock::new(|
     let executor = Arc::new(Executor::new(Level::detect(), 2).unwrap());
     let start = |&name: &&str| match ProvenBackend::start(name, &executor, Some(&openvino)) {
         Ok(backend) => Some((Arc::clone(&executor), backend)),
-        Err(error) if name == "cpu" || std::env::var_os("OSTRAKON_REQUIRE_OPENVINO").is_some() => panic!("{error}"),
+        Err(error) if required(name) => panic!("{error}"),
         Err(error) => {
             // Straight to the terminal: the harness keeps what passing tests print.
             let _ = writeln!(stderr(), "NOT TESTED: {error}");
@@ -30,6 +30,11 @@ static BACKENDS: LazyLock<Vec<(Arc<Executor>, ProvenBackend)>> = LazyLock::new(|
     };
     NAMES.iter().filter_map(start).collect()
 });
+
+/// Whether this machine must have the backend.
+fn required(name: &str) -> bool {
+    name == "cpu" || std::env::var_os(format!("OSTRAKON_REQUIRE_{}", name.to_uppercase())).is_some()
+}
 
 /// A layer's weights.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@ use ostrakon_exact::simd::{Executor, Level};
 use ostrakon_nn::openvino::{HOW_TO_GET, OpenVino, OpenVinoError};
 use ostrakon_package::{Home, TrustPolicy, load_key};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One thing that was looked at.
@@ -62,7 +62,6 @@ pub fn examine(home: &Home, plugins: Option<&Path>) -> Vec<Check> {
     checks.extend(backends(home, &options));
     checks.extend([
         engine(home, &options),
-        cuda(),
         directories(home),
         packages(home),
         key(home),
@@ -90,7 +89,7 @@ fn backends(home: &Home, options: &RunOptions) -> Vec<Check> {
         Ok(executor) => Arc::new(executor),
         Err(error) => return vec![Check::bad("cpu", error.to_string(), "report this with the system's name")],
     };
-    let mut checks = vec![cpu(&executor, home), openvino(&executor, home)];
+    let mut checks = vec![cpu(&executor, home), openvino(&executor, home), cuda(&executor, home)];
     checks.push(match native::remembered(&executor, home) {
         None => Check::absent("auto", "not measured yet", "the first `ostrakon run` measures, once"),
         Some((name, times)) => {
@@ -136,6 +135,23 @@ fn openvino(_: &Arc<Executor>, _: &Home) -> Check {
     Check::absent("openvino", "this build cannot use it", "build with the cargo feature `openvino`")
 }
 
+#[cfg(feature = "cuda")]
+fn cuda(executor: &Arc<Executor>, home: &Home) -> Check {
+    let gpus = match ostrakon_nn::cuda::gpus() {
+        Ok(gpus) => gpus.join("; "),
+        Err(error) => return Check::absent("cuda", error.to_string(), "everything else works without a GPU"),
+    };
+    match native::named("cuda", executor, home) {
+        Ok(_) => Check::good("cuda", format!("exact on GPU 0, by --backend cuda; {gpus}")),
+        Err(error) => Check::bad("cuda", format!("{error}; {gpus}"), "it is not used; --backend cpu is exact"),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &Arc<Executor>, _: &Home) -> Check {
+    Check::absent("cuda", "this build cannot use it", "build with the cargo feature `cuda`")
+}
+
 fn engine(home: &Home, options: &RunOptions) -> Check {
     match load::runtime(home, options) {
         Ok(runtime) => Check::good(
@@ -147,39 +163,6 @@ fn engine(home: &Home, options: &RunOptions) -> Check {
             ),
         ),
         Err(error) => Check::bad("engine", error.to_string(), "report this with the system's name and version"),
-    }
-}
-
-/// Directories where a system keeps libraries.
-const LIBRARY_DIRECTORIES: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/local/lib",
-    "/usr/local/cuda/lib64",
-    "/usr/lib/wsl/lib",
-];
-
-fn library(names: &[&str]) -> Option<PathBuf> {
-    let listed = std::env::var_os("LD_LIBRARY_PATH");
-    let listed: Vec<PathBuf> = listed.iter().flat_map(std::env::split_paths).collect();
-    let standard = LIBRARY_DIRECTORIES.iter().map(PathBuf::from);
-    let directories = listed.into_iter().chain(standard);
-    directories.flat_map(|d| names.iter().map(move |name| d.join(name))).find(|path| path.exists())
-}
-
-/// What is said of hardware that the system has and this build cannot use.
-fn unused(backend: &str) -> String {
-    format!("this build has no {backend} backend; the CPU backend gives the same bytes")
-}
-
-fn cuda() -> Check {
-    match library(&["libcuda.so.1", "libcuda.so"]) {
-        Some(path) => Check::absent("cuda", path.display().to_string(), unused("CUDA")),
-        None => {
-            Check::absent("cuda", "no driver library (libcuda.so.1)", "an NVIDIA driver brings it; nothing needs it")
-        }
     }
 }
 

@@ -22,6 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+/// NVIDIA's GPUs. `auto` leaves them alone: they are somebody's to give, and not this program's to take.
+const CUDA: &str = "cuda";
+
 /// Most bytes of a memory that are read.
 const MOST_BYTES: u64 = 16 * 1024;
 
@@ -34,6 +37,7 @@ pub(crate) fn start(
     match arithmetic {
         Arithmetic::Native(Native::Auto) => auto(executor, home),
         Arithmetic::Native(Native::OpenVino) => named("openvino", executor, home),
+        Arithmetic::Native(Native::Cuda) => named(CUDA, executor, home),
         // Beneath components that compute by themselves it does nothing.
         Arithmetic::Native(Native::Cpu) | Arithmetic::Reference => named(cpu::NAME, executor, home),
     }
@@ -64,7 +68,7 @@ fn measure(machine: Machine, executor: &Arc<Executor>, home: &Home) -> Result<(P
     let mut choice = Choice { machine, backend: String::new(), times: Vec::new() };
     let mut measured: Vec<(ProvenBackend, f64)> = Vec::new();
     let mut refused = None;
-    for name in NAMES {
+    for name in NAMES.iter().filter(|&&name| name != CUDA) {
         match named(name, executor, home) {
             Ok(backend) => measured.push((backend, f64::INFINITY)),
             Err(error) => refused = refused.or(Some(error)),

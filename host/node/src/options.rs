@@ -31,6 +31,8 @@ pub enum Native {
     Cpu,
     /// OpenVINO, or an error.
     OpenVino,
+    /// The first NVIDIA GPU, or an error.
+    Cuda,
 }
 
 /// The choices of a run.

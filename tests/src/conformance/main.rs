@@ -1,6 +1,6 @@
 //! Holds a backend against the scalar reference, operation by operation, and prints a table.
 //!
-//! `conformance [--backend cpu|openvino] [--simd scalar|avx2|avx512] [--threads N] [--seed N] [--quick]`
+//! `conformance [--backend cpu|openvino|cuda[:INDEX]] [--simd scalar|avx2|avx512] [--threads N] [--seed N] [--quick]`
 //!
 //! It is one file that needs nothing beside it (`strip` it and carry it to any x86-64 machine with Linux; OpenVINO is looked
 //! for where `ostrakon doctor` says), so a new machine is tried with one command. It ends with status 0 if every element of
@@ -28,7 +28,7 @@ macro_rules! say {
 }
 
 const USAGE: &str =
-    "conformance [--backend cpu|openvino] [--simd scalar|avx2|avx512] [--threads N] [--seed N] [--quick]";
+    "conformance [--backend cpu|openvino|cuda[:INDEX]] [--simd scalar|avx2|avx512] [--threads N] [--seed N] [--quick]";
 
 /// What to try.
 struct Options {

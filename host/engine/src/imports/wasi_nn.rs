@@ -188,6 +188,7 @@ fn link_tensor<T: NnView>(linker: &mut Linker<T>) -> Result<()> {
     interface.func_wrap("[method]tensor.data", |mut store: Store<'_, T>, (x,): (Resource<TensorEntry>,)| {
         let tensor = store.data().nn().tensor(&x)?;
         charge(&mut store, cost::copy(tensor.byte_len() as u64))?;
+        tensor.bring().map_err(|error| stop(&error))?;
         Ok((tensor.to_bytes(),))
     })
 }

@@ -78,10 +78,7 @@ impl Executor {
     /// As the reference.
     pub fn embedding(&self, layer: &Embedding, ids: &[i32], out: &mut [f32]) -> Result<(), ShapeError> {
         expect_len("the output", out.len(), ids.len(), layer.width)?;
-        let outside = |&&id: &&i32| usize::try_from(id).map_or(true, |id| id >= layer.rows);
-        if let Some(id) = ids.iter().find(outside) {
-            return Err(ShapeError(format!("id {id} is outside the table of {} rows", layer.rows)));
-        }
+        layer.expect(ids)?;
         rows::embedding(self.level, layer, ids, out);
         Ok(())
     }

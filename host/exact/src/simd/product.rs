@@ -2,6 +2,7 @@
 
 use super::cpu::CpuProduct;
 use crate::ragged::ShapeError;
+use core::any::Any;
 use core::fmt;
 
 /// The integer product of one layer's weight matrix W [N, K] with rows of codes.
@@ -41,6 +42,11 @@ pub trait Product: Send + Sync {
     /// This product as weights in this process, if it is that and nothing watches it: the executor
     /// then works tile by tile on all threads and never stores codes or totals of a whole matrix.
     fn as_cpu(&self) -> Option<&CpuProduct> {
+        None
+    }
+
+    /// For a backend that keeps tensors to find its own products.
+    fn as_any(&self) -> Option<&dyn Any> {
         None
     }
 }

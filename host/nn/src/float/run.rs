@@ -81,6 +81,7 @@ impl FloatGraph {
 
     fn run(&self, request: &mut InferRequest, inputs: &[Tensor]) -> Result<(), NnError> {
         for (at, (port, input)) in self.inputs.iter().zip(inputs).enumerate() {
+            input.bring()?;
             if port.shape.as_deref() == Some(&[]) {
                 single(request, port, input)?;
                 continue;

@@ -395,7 +395,8 @@ fn backend(name: Option<&str>) -> Result<Native, String> {
         None | Some("auto") => Ok(Native::Auto),
         Some("cpu") => Ok(Native::Cpu),
         Some("openvino") => Ok(Native::OpenVino),
-        Some(other) => Err(format!("`backend` is {}: auto, cpu or openvino", shown(other))),
+        Some("cuda") => Ok(Native::Cuda),
+        Some(other) => Err(format!("`backend` is {}: auto, cpu, openvino or cuda", shown(other))),
     }
 }
 
