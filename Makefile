@@ -13,7 +13,7 @@ REMAP    := --remap-path-prefix=$(CURDIR)=/ostrakon --remap-path-prefix=$(or $(C
 SENTENCES := examples/sentences.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain openvino build run test chaos clients bench conformance plugins fmt lint clean
+.PHONY: help setup toolchain openvino build run test chaos clients bench conformance kernels plugins fmt lint clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ run: plugins openvino ## pack MiniLM if that was not done yet, compare a few sen
 	@examples/swarm.sh "$(OSTRAKON)" "$(CURDIR)/build/packages/minilm-swarm" "$(CURDIR)/$(PLUGINS)" $(SENTENCES)
 
 # The page is tested in a browser where one can be had; where not, that is said.
-test: fmt-check lint test-data ## check format and lints, then run every test
+test: fmt-check lint kernels-check test-data ## check format and lints, then run every test
 	-@[ -n "$$OSTRAKON_CHROMIUM" ] || tests/fetch-chromium.sh build/chromium
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" OSTRAKON_HOME="$(CURDIR)/build/home" OSTRAKON_REQUIRE_OPENVINO=1 \
 		$(CARGO) test --release $(HOSTED)
@@ -90,7 +90,16 @@ bench: test-data ## measure against the engines people use today
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" tests/peers/bench.sh "$(OSTRAKON)" "$(TARGET)/release/embed-peer" build/packages/minilm-1
 	OSTRAKON_PLUGINS="$(CURDIR)/$(PLUGINS)" tests/peers/decode.sh "$(TARGET)/release/generate-peer" build/packages/smollm2-1
 
-.PHONY: fmt-check test-data
+kernels: ## compile the CUDA kernels to the PTX that the binary ships, and hold it against the rules of exactness
+	python3 host/nn/src/cuda/ptx.py build
+	python3 host/nn/src/cuda/ptx.py check
+
+# 3: there is no compiler for this machine, or no network to fetch it.
+.PHONY: fmt-check kernels-check test-data
+kernels-check: export OSTRAKON_HOME = $(CURDIR)/build/home
+kernels-check:
+	python3 host/nn/src/cuda/ptx.py check || [ $$? -eq 3 ]
+
 fmt-check:
 	$(CARGO) fmt --all --check
 

@@ -9,6 +9,7 @@
 )]
 
 mod conformance;
+mod cuda;
 mod float_graphs;
 mod float_models;
 mod quality;

@@ -9,10 +9,10 @@ use ostrakon_tests::packed::{load, minilm, openvino};
 use std::path::Path;
 
 /// Committed on purpose: another digest is another arithmetic, and every node would have to change.
-const GOLDEN_FEW: &str = include_str!("../../data/golden-few.txt");
-const GOLDEN_ONE: &str = include_str!("../../data/golden-one.txt");
+pub(super) const GOLDEN_FEW: &str = include_str!("../../data/golden-few.txt");
+pub(super) const GOLDEN_ONE: &str = include_str!("../../data/golden-one.txt");
 
-const FEW: [&str; 9] = [
+pub(super) const FEW: [&str; 9] = [
     "A man is eating food.",
     "x",
     "",
@@ -23,7 +23,7 @@ const FEW: [&str; 9] = [
     "🦊🦊",
     "3.14159 2.71828",
 ];
-const ONE: [&str; 1] = ["Ostrakon"];
+pub(super) const ONE: [&str; 1] = ["Ostrakon"];
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(|&text| text.to_owned()).collect()

@@ -1,0 +1,87 @@
+//! The CUDA backend, on a GPU where there is one and on the emulated driver everywhere.
+//!
+//! The emulated driver runs the kernels' own sources on the CPU. It shows that they compute the right bytes and that the
+//! host drives them rightly; it shows nothing of speed, of the driver's compiler or of a GPU's own arithmetic.
+
+use super::same_bytes::{FEW, GOLDEN_FEW, GOLDEN_ONE, ONE};
+use ostrakon_tests::packed::{binary, minilm};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The emulated driver, built if its sources or the kernels have changed.
+fn emulator() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-emulator");
+        let done = Command::new(tests.join("cuda-emulator/build.sh")).arg(&out).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        out
+    })
+}
+
+fn emulated(program: &Path, args: &[&str], settings: &[(&str, &str)]) -> Output {
+    let settings = settings.iter().copied();
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/home");
+    let mut command = Command::new(program);
+    command.env("OSTRAKON_HOME", home).env("LD_LIBRARY_PATH", emulator());
+    command.args(args).envs(settings).output().unwrap()
+}
+
+fn run<'a>(model: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    [&["run", model.to_str().unwrap(), "--backend", "cuda", "--allow-unknown-signer"], more].concat()
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
+}
+
+#[test]
+fn kernels_conform_in_any_order_of_blocks() {
+    let conformance = Path::new(env!("CARGO_BIN_EXE_conformance"));
+    for backwards in ["0", "1"] {
+        let settings = [("OSTRAKON_EMULATED_BACKWARDS", backwards)];
+        let done = emulated(conformance, &["--backend", "cuda", "--quick", "--seed", "3"], &settings);
+        assert!(done.status.success(), "{}", text(&done));
+    }
+}
+
+#[test]
+fn a_model_gives_the_same_digest() {
+    for (texts, golden) in [(&ONE[..], GOLDEN_ONE), (&FEW[..], GOLDEN_FEW)] {
+        let model = minilm(2);
+        let mut args = run(&model, &["--json"]);
+        args.extend(texts.iter().flat_map(|text| ["--text", text]));
+        let done = emulated(&binary(), &args, &[]);
+        assert!(done.status.success(), "{}", text(&done));
+        assert!(text(&done).contains(golden.trim()), "{}", text(&done));
+    }
+}
+
+#[test]
+fn a_gpu_that_fails_is_an_error() {
+    let model = minilm(1);
+    let args = run(&model, &["--text", "a"]);
+    for (setting, value, why) in [
+        ("OSTRAKON_EMULATED_MEMORY", "1000000", "has no memory for"),
+        ("OSTRAKON_EMULATED_LOST", "130", "the block `blocks."),
+        ("OSTRAKON_EMULATED_DEVICES", "0", "no GPU"),
+    ] {
+        let done = emulated(&binary(), &args, &[(setting, value)]);
+        assert!(!done.status.success() && text(&done).contains(why), "{setting}: {}", text(&done));
+        assert!(!text(&done).contains("panicked"), "{}", text(&done));
+    }
+}
+
+/// On the machine's own driver.
+#[test]
+fn this_machine_has_a_gpu_that_conforms_or_says_why_not() {
+    let done = Command::new(env!("CARGO_BIN_EXE_conformance")).args(["--backend", "cuda", "--quick"]).output().unwrap();
+    if std::env::var_os("OSTRAKON_REQUIRE_CUDA").is_some() {
+        assert!(done.status.success(), "{}", text(&done));
+    } else if !done.status.success() {
+        assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+        assert!(text(&done).contains("`cuda` cannot be used here"), "{}", text(&done));
+    }
+}
