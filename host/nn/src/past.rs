@@ -297,7 +297,12 @@ impl Host {
                 Kept::OnDevice(past) => on_device.push(past.as_mut()),
             }
         }
-        // Pasts come from one host, so all of them are here or all are on its device.
+        let of_another = if self.backend().device().is_some() { here.len() } else { on_device.len() };
+        if of_another > 0 && qkv.rows > 0 {
+            return Err(NnError::InvalidArgument(
+                "the rows before were computed by another backend: start the sequence anew".to_owned(),
+            ));
+        }
         let columns = u32::try_from(heads * width).map_err(|_| NnError::Unknown("too many columns".to_owned()))?;
         self.result(
             meter,

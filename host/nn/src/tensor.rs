@@ -251,14 +251,14 @@ impl Tensor {
 
     /// The elements, little-endian and row-major; borrowed where the machine is little-endian.
     ///
-    /// Of a tensor on a device nothing, until it was brought here ([`Tensor::bring`]): what leaves a block was.
+    /// They are brought from the device that has them. If that fails there are none: [`Tensor::bring`] first tells why.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         let floats: &[f32] = match &self.body.data {
             Data::Bytes(bytes) => return Cow::Borrowed(bytes),
             Data::I32(values) if cfg!(target_endian = "little") => return Cow::Borrowed(bytemuck::cast_slice(values)),
             Data::I32(values) => return Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
             Data::F32(values) => values,
-            Data::Resident { read, .. } => read.get().and_then(|read| read.as_deref().ok()).unwrap_or_default(),
+            Data::Resident { .. } => self.as_f32().unwrap_or_default(),
         };
         if cfg!(target_endian = "little") {
             Cow::Borrowed(bytemuck::cast_slice(floats))

@@ -58,7 +58,7 @@ pub struct Hardware {
     /// The SIMD level in use.
     #[n(2)]
     pub simd: String,
-    /// The backend in use: `cpu`, `openvino`.
+    /// The backend in use: `cpu`, `openvino`, `cuda`.
     #[n(3)]
     pub backend: String,
 }

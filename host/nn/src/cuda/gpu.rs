@@ -143,7 +143,11 @@ impl Gpu {
 
     /// Memory for so many elements, with whatever is in it.
     pub(super) fn room<T: DeviceRepr>(&self, elements: usize) -> Result<CudaSlice<T>, NnError> {
-        // SAFETY: whoever takes it has a kernel or a copy write every element before one is read.
+        if elements.checked_mul(size_of::<T>()).is_none() {
+            return Err(NnError::Runtime(format!("{elements} elements are too many for a GPU: use smaller batches")));
+        }
+        // SAFETY: the size in bytes does not wrap, and whoever takes it has a kernel or a copy write every element before
+        // one is read.
         #[allow(unsafe_code)]
         let room = unsafe { self.stream.alloc(elements.max(1)) };
         room.map_err(|error| match error {
@@ -171,6 +175,11 @@ impl Gpu {
         copied.map_err(|error| self.failed("a computation", error))
     }
 
+    /// Where it is: what a kernel is given in place of the memory, which must live until the kernel is done.
+    pub(super) fn address<T>(&self, memory: &CudaSlice<T>) -> u64 {
+        memory.device_ptr(&self.stream).0
+    }
+
     /// What to say of a failure.
     pub(super) fn failed(&self, what: &str, error: DriverError) -> NnError {
         NnError::Runtime(format!("GPU {}: {what} failed: {}", self.index, words(error)))
@@ -194,10 +203,16 @@ pub(super) fn grid(x: usize, y: usize, threads: u32) -> Result<LaunchConfig, NnE
     }
 }
 
-/// A size as kernels take it.
+/// A size as kernels take it, with room for a kernel's counter to step past it.
 pub(super) fn int(size: usize) -> Result<i32, NnError> {
-    i32::try_from(size).map_err(|_| NnError::Runtime(format!("{size} is too large for a GPU: use smaller batches")))
+    match i32::try_from(size) {
+        Ok(size) if size <= i32::MAX / 2 => Ok(size),
+        _ => Err(NnError::Runtime(format!("{size} is too large for a GPU: use smaller batches"))),
+    }
 }
+
+/// In place of the address of something that a kernel can do without.
+pub(super) const NULL: u64 = 0;
 
 /// Queue a kernel. Arguments are references, in the order in which the kernel declares them.
 macro_rules! launch {

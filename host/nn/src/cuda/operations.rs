@@ -1,6 +1,6 @@
 //! Operations on tensors that stay on a GPU.
 
-use super::gpu::{Gpu, blocks, int, launch};
+use super::gpu::{Gpu, NULL, blocks, int, launch};
 use super::past::{CudaPast, attend};
 use super::product::CudaProduct;
 use crate::device::{Attending, Device, DeviceLayer, DevicePast, Made, Resident};
@@ -231,14 +231,8 @@ impl DeviceLayer for CudaLayer {
             Weights::LayerNorm { gain, bias, epsilon } => {
                 let residual = second.map(|residual| gpu.elements(residual)).transpose()?;
                 let (config, columns) = (rows_of(&x, columns)?, int(columns)?);
-                // In place of a pointer: nothing to add.
-                let none = 0u64;
-                match residual.as_deref() {
-                    Some(residual) => {
-                        launch!(gpu, "layer_norm", config, &*x, residual, gain, bias, epsilon, &columns, &mut y);
-                    }
-                    None => launch!(gpu, "layer_norm", config, &*x, &none, gain, bias, epsilon, &columns, &mut y),
-                }
+                let residual = residual.as_deref().map_or(NULL, |residual| gpu.address(residual));
+                launch!(gpu, "layer_norm", config, &*x, &residual, gain, bias, epsilon, &columns, &mut y);
             }
             Weights::RmsNorm { gain, epsilon } => {
                 launch!(gpu, "rms_norm", rows_of(&x, columns)?, &*x, gain, epsilon, &int(columns)?, &mut y);

@@ -6,7 +6,7 @@
 use super::gpu::{Gpu, blocks, grid, int, launch};
 use crate::NnError;
 use crate::device::{Attending, DevicePast};
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
+use cudarc::driver::{CudaSlice, DeviceRepr};
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -63,10 +63,10 @@ impl Held {
         let scales = row as u64 * kv_heads as u64;
         let codes = scales * width as u64;
         [
-            address(gpu, &self.keys) + codes * 2,
-            address(gpu, &self.key_scales) + scales * 4,
-            address(gpu, &self.values) + codes * 2,
-            address(gpu, &self.value_scales) + scales * 4,
+            gpu.address(&self.keys) + codes * 2,
+            gpu.address(&self.key_scales) + scales * 4,
+            gpu.address(&self.values) + codes * 2,
+            gpu.address(&self.value_scales) + scales * 4,
         ]
     }
 
@@ -78,10 +78,6 @@ impl Held {
         copy(gpu, &from.values, &mut self.values, scales * width)?;
         copy(gpu, &from.value_scales, &mut self.value_scales, scales)
     }
-}
-
-fn address<T>(gpu: &Gpu, memory: &CudaSlice<T>) -> u64 {
-    memory.device_ptr(&gpu.stream).0
 }
 
 fn copy<T: DeviceRepr>(gpu: &Gpu, from: &CudaSlice<T>, to: &mut CudaSlice<T>, count: usize) -> Result<(), NnError> {
@@ -203,7 +199,7 @@ pub(super) fn attend(
         }
     }
     let table = gpu.bring(&table)?;
-    let at = address(gpu, &table);
+    let at = gpu.address(&table);
     let (owners, tiles) = (at + owners, at + tiles);
 
     let mut queries = gpu.room::<i16>(rows.saturating_mul(heads).saturating_mul(width))?;

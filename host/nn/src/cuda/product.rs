@@ -1,8 +1,8 @@
 //! A linear layer's weights on a GPU.
 
-use super::gpu::{Gpu, blocks, grid, int, launch};
+use super::gpu::{Gpu, NULL, blocks, grid, int, launch};
 use crate::NnError;
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, DeviceRepr};
 use ostrakon_exact::simd::{Product, ProductError};
 use ostrakon_exact::{Activation, Linear, ShapeError};
 use std::any::Any;
@@ -12,8 +12,6 @@ use std::sync::Arc;
 const DEPTH: usize = 64;
 /// Up to so many rows, weights are what takes time and not sums.
 const FEW_ROWS: usize = 16;
-/// In place of a pointer to something that a kernel can do without.
-const NULL: u64 = 0;
 /// Threads of the kernel that codes a row.
 const CODE_THREADS: u32 = 256;
 
@@ -29,6 +27,19 @@ pub(super) struct CudaProduct {
     scale: CudaSlice<f32>,
     bias: CudaSlice<f32>,
     prescale: Option<CudaSlice<f32>>,
+}
+
+/// Where a product's sums go, [rows, N]: scaled by what these addresses lead to into `y`, or, if there is no `y`, as they
+/// are into `totals`. It is `Sink` of `linear.cuh`.
+#[derive(Default)]
+struct Sink {
+    scales: u64,
+    zeros: u64,
+    row_sum: u64,
+    weight_scale: u64,
+    bias: u64,
+    y: u64,
+    totals: u64,
 }
 
 /// The kernel for a number of rows and a precision: how it is called and what one block of it computes.
@@ -90,58 +101,57 @@ impl CudaProduct {
         let (gpu, stride) = (&*self.gpu, self.stride());
         let mut codes = gpu.room::<u8>(rows.saturating_mul(stride).saturating_mul(limbs(self.activation)))?;
         let (mut scales, mut zeros) = (gpu.room::<f32>(rows)?, gpu.room::<i32>(rows)?);
-        let code = if limbs(self.activation) == 2 { "code_u16" } else { "code_u8" };
-        let (inputs, int_stride) = (int(self.inputs)?, int(stride)?);
-        match &self.prescale {
-            Some(prescale) => launch!(
-                gpu,
-                code,
-                blocks(rows, CODE_THREADS)?,
-                x,
-                prescale,
-                &inputs,
-                &int_stride,
-                &mut codes,
-                &mut scales,
-                &mut zeros
-            ),
-            None => launch!(
-                gpu,
-                code,
-                blocks(rows, CODE_THREADS)?,
-                x,
-                &NULL,
-                &inputs,
-                &int_stride,
-                &mut codes,
-                &mut scales,
-                &mut zeros
-            ),
-        }
-        let mut y = gpu.room::<f32>(rows.saturating_mul(self.outputs))?;
-        let shape = Shape::of(rows, self.activation);
         launch!(
             gpu,
-            shape.kernel,
-            grid(self.outputs.div_ceil(shape.columns), rows.div_ceil(shape.rows), shape.threads)?,
-            &codes,
-            &self.weights,
-            &int(rows)?,
-            &int(self.outputs)?,
-            &int_stride,
-            &scales,
-            &zeros,
-            &self.row_sum,
-            &self.scale,
-            &self.bias,
-            &mut y,
-            &NULL
+            if limbs(self.activation) == 2 { "code_u16" } else { "code_u8" },
+            blocks(rows, CODE_THREADS)?,
+            x,
+            &self.prescale.as_ref().map_or(NULL, |prescale| gpu.address(prescale)),
+            &int(self.inputs)?,
+            &int(stride)?,
+            &mut codes,
+            &mut scales,
+            &mut zeros
         );
+        let y = gpu.room::<f32>(rows.saturating_mul(self.outputs))?;
+        let scaled = Sink {
+            scales: gpu.address(&scales),
+            zeros: gpu.address(&zeros),
+            row_sum: gpu.address(&self.row_sum),
+            weight_scale: gpu.address(&self.scale),
+            bias: gpu.address(&self.bias),
+            y: gpu.address(&y),
+            ..Sink::default()
+        };
+        self.multiply(&codes, rows, self.activation, scaled)?;
         Ok(y)
     }
 
+    /// Queue the product of codes [limbs][rows][K padded].
+    fn multiply(&self, codes: &CudaSlice<u8>, rows: usize, activation: Activation, sink: Sink) -> Result<(), NnError> {
+        let shape = Shape::of(rows, activation);
+        launch!(
+            &*self.gpu,
+            shape.kernel,
+            grid(self.outputs.div_ceil(shape.columns), rows.div_ceil(shape.rows), shape.threads)?,
+            codes,
+            &self.weights,
+            &int(rows)?,
+            &int(self.outputs)?,
+            &int(self.stride())?,
+            &sink.scales,
+            &sink.zeros,
+            &sink.row_sum,
+            &sink.weight_scale,
+            &sink.bias,
+            &sink.y,
+            &sink.totals
+        );
+        Ok(())
+    }
+
     /// Totals of `codes` [limbs][rows][K] of host memory.
-    fn totals<T: cudarc::driver::DeviceRepr>(
+    fn totals<T: DeviceRepr>(
         &self,
         planes: &[&[u8]],
         rows: usize,
@@ -166,25 +176,8 @@ impl CudaProduct {
         let done = |totals: &mut [T]| -> Result<(), NnError> {
             let gpu = &*self.gpu;
             let codes = gpu.bring(&padded)?;
-            let mut sums = gpu.room::<T>(totals.len())?;
-            let shape = Shape::of(rows, activation);
-            launch!(
-                gpu,
-                shape.kernel,
-                grid(self.outputs.div_ceil(shape.columns), rows.div_ceil(shape.rows), shape.threads)?,
-                &codes,
-                &self.weights,
-                &int(rows)?,
-                &int(self.outputs)?,
-                &int(stride)?,
-                &NULL,
-                &NULL,
-                &NULL,
-                &NULL,
-                &NULL,
-                &NULL,
-                &mut sums
-            );
+            let sums = gpu.room::<T>(totals.len())?;
+            self.multiply(&codes, rows, activation, Sink { totals: gpu.address(&sums), ..Sink::default() })?;
             gpu.fetch(&sums, totals)
         };
         done(totals).map_err(|error| ProductError::Unavailable(error.text().to_owned()))

@@ -15,8 +15,7 @@ use std::sync::Arc;
 const SHAPES: [(usize, usize); 4] = [(1, 1), (3, 65), (17, 130), (130, 300)];
 
 pub(super) fn prove(backend: &CudaBackend) -> Result<(), BackendError> {
-    self_test(&super::super::backend::product_of(backend))
-        .map_err(|error| BackendError::of_self_test(super::NAME, &error))?;
+    self_test(&crate::backend::product_of(backend)).map_err(|error| BackendError::of_self_test(super::NAME, &error))?;
     for (rows, width) in SHAPES {
         elements(backend, rows, width)?;
         layers(backend, rows, width)?;
@@ -45,9 +44,10 @@ fn values(rows: usize, width: usize, salt: usize) -> Vec<f32> {
             _ => (bits >> 8) as f32 / 4e6 - 2.0,
         }
     };
-    // Some rows hold no wild numbers, which would leave nothing else to see in them.
-    let tame = |i: usize| if (i / width.max(1)) % 3 == 1 { value(i) } else { value(i).clamp(-3.0, 3.0) };
-    (0..rows * width).map(|i| if tame(i).is_nan() && (i / width.max(1)) % 3 != 1 { 0.5 } else { tame(i) }).collect()
+    // Only every third row holds wild numbers, which leave nothing else to see in a row.
+    let tame = |value: f32| if value.is_nan() { 0.5 } else { value.clamp(-3.0, 3.0) };
+    let wild = |i: usize| (i / width.max(1)) % 3 == 1;
+    (0..rows * width).map(|i| if wild(i) { value(i) } else { tame(value(i)) }).collect()
 }
 
 fn tensor(rows: usize, width: usize, values: &[f32]) -> Result<Tensor, NnError> {

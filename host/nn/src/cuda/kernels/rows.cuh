@@ -177,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         largest = larger(largest, magnitude(clean(x[i])));
     }
     largest = over_block<ROW_THREADS>(largest, floats, Larger());
-    float to_fixed, unit;
+    float to_fixed = 0.0f, unit = 0.0f;
     bool counts = fixed_unit(largest, to_fixed, unit);
     for (int k = threadIdx.x; k < width; k += ROW_THREADS) {
         long long sum = 0;
