@@ -13,6 +13,7 @@ use crate::control::{CONTROL, ControlCodec};
 use crate::error::NetError;
 use crate::fleet::Fleet;
 use crate::gate::Gate;
+use crate::transport::{self, Yamux};
 use libp2p::gossipsub::{self, IdentTopic};
 use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
@@ -21,7 +22,6 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, noise, ping, relay,
-    tcp, yamux,
 };
 use ostrakon_protocol::Digest;
 use ostrakon_protocol::status::MAX_STATUS_BYTES;
@@ -44,7 +44,7 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 /// Contents that are remembered for others.
 const PROVIDED: usize = 16 << 10;
 /// Streams of one connection.
-const STREAMS: usize = 512;
+pub(crate) const STREAMS: usize = 512;
 
 /// The protocols of this node.
 #[derive(NetworkBehaviour)]
@@ -68,19 +68,14 @@ pub(crate) struct Protocols {
 /// Make everything ready, without listening yet.
 pub(crate) fn build(keypair: Keypair, config: &NetConfig, fleet: &Arc<Fleet>) -> Result<Swarm<Protocols>, NetError> {
     let start = |what: &str, e: &dyn std::fmt::Display| NetError::Start(format!("{what}: {e}"));
-    let mux = || {
-        let mut mux = yamux::Config::default();
-        mux.set_max_num_streams(STREAMS);
-        mux
-    };
     let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, mux)
-        .map_err(|e| start("TCP", &e))?
         .with_quic()
+        .with_other_transport(transport::tcp)
+        .map_err(|e| start("TCP", &e))?
         .with_dns()
         .map_err(|e| start("the resolver of host names (see /etc/resolv.conf)", &e))?
-        .with_relay_client(noise::Config::new, mux)
+        .with_relay_client(noise::Config::new, || Yamux)
         .map_err(|e| start("relays", &e))?
         .with_behaviour(|key, relayed| protocols(key, relayed, config, fleet))
         .map_err(|e| start("a protocol", &e))?

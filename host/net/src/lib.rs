@@ -31,6 +31,7 @@ mod pace;
 mod rate;
 mod reputation;
 mod streams;
+mod transport;
 
 pub use client::Client;
 pub use config::{NetConfig, NetLimits};
