@@ -4,11 +4,13 @@ use crate::packed::{home, plugins};
 use crate::tiny::{expect, policy, quick};
 use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_engine::{CallError, Limits, Runtime, Sharing, World};
-use ostrakon_exact::field::ShareProduct;
+use ostrakon_exact::field::{Field, ShareProduct, reference};
 use ostrakon_exact::simd::{Executor, Level};
+use ostrakon_exact::{Layer, Linear};
 use ostrakon_nn::{
     CpuBackend, Host, LayerSource, NnError, ProvenBackend, Servers, SharedBackend, SharedLayer, Shares, Tensor,
 };
+use ostrakon_node::Model;
 use ostrakon_package::Package;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -68,6 +70,41 @@ pub fn opened(directory: &Path) -> Arc<Package> {
     Arc::new(expect(Package::open(directory, &policy())))
 }
 
+/// The linear layers of a model, in order.
+///
+/// # Panics
+/// When one of them is none.
+#[allow(clippy::panic, reason = "the test's model is broken")]
+pub fn linear_layers(model: &Model) -> Vec<(String, Linear)> {
+    let blocks = &model.manifest().blocks;
+    let names = blocks.iter().flat_map(|block| {
+        let linear = block.layers.iter().filter(|layer| layer.kind == "linear");
+        linear.map(|layer| format!("{}.{}", block.name, layer.name))
+    });
+    let layer = |name: String| {
+        let raw = expect(model.host().raw(&name));
+        match expect(Layer::from_parts(&raw.kind, &raw.activation, raw.parts)) {
+            Layer::Linear(layer) => (name, layer),
+            _ => panic!("{name} is not linear"),
+        }
+    };
+    names.map(layer).collect()
+}
+
+/// Rows of so many elements as they are sent; of numbers that are none as many bytes.
+pub fn packed(field: Field, width: usize, elements: &[u32]) -> Vec<u8> {
+    let mut packed = vec![0; elements.len() * field.bytes()];
+    expect(reference::pack(field, elements, width, &mut packed));
+    packed
+}
+
+/// Rows that were sent.
+pub fn unpacked(field: Field, width: usize, packed: &[u8]) -> Vec<u32> {
+    let mut elements = vec![0; packed.len() / field.bytes()];
+    expect(reference::unpack(field, packed, width, &mut elements));
+    elements
+}
+
 /// Elements of a tensor.
 pub fn elements(tensor: &Tensor) -> &[u32] {
     bytemuck::cast_slice(expect(tensor.as_i32()))
@@ -122,17 +159,24 @@ impl Component {
 }
 
 impl Shares for Component {
-    fn split(&self, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError> {
+    fn split(&self, field: Field, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError> {
         if self.watches {
             lock(&self.codes).push(codes.clone());
         }
-        lock(&self.sharing).split(codes, mask).map_err(failed)
+        lock(&self.sharing).split(field, codes, mask).map_err(failed)
     }
 
-    fn check(&self, share: &Tensor, product: &Tensor, r: &Tensor, v: &Tensor) -> Result<Option<u32>, NnError> {
+    fn check(
+        &self,
+        field: Field,
+        share: &Tensor,
+        product: &Tensor,
+        r: &Tensor,
+        v: &Tensor,
+    ) -> Result<Option<u32>, NnError> {
         let vectors: Vec<u32> = elements(r).iter().take(4).copied().collect();
         assert!(!lock(&self.spent).contains(&vectors), "vectors are used that a wrong answer has met");
-        let wrong = lock(&self.sharing).check(share, product, r, v).map_err(failed)?;
+        let wrong = lock(&self.sharing).check(field, share, product, r, v).map_err(failed)?;
         if wrong.is_some() {
             lock(&self.spent).insert(vectors);
         }
@@ -142,7 +186,7 @@ impl Shares for Component {
         Ok(wrong)
     }
 
-    fn combine(&self, products: &[&Tensor]) -> Result<Tensor, NnError> {
+    fn combine(&self, field: Field, products: &[&Tensor]) -> Result<Tensor, NnError> {
         let right = lock(&self.right);
         assert!(
             self.watches || products.iter().all(|product| right.contains(elements(product))),
@@ -150,7 +194,7 @@ impl Shares for Component {
         );
         let [first, rest @ ..] = products else { return Err(NnError::Runtime("nothing to combine".into())) };
         let mut sharing = lock(&self.sharing);
-        rest.iter().try_fold((*first).clone(), |sum, product| sharing.combine(&sum, product)).map_err(failed)
+        rest.iter().try_fold((*first).clone(), |sum, product| sharing.combine(field, &sum, product)).map_err(failed)
     }
 }
 
@@ -161,7 +205,8 @@ fn failed(error: CallError) -> NnError {
 /// All rows of a layer's masks.
 pub fn place(layer: &SharedLayer, stream: u32, rows: usize) -> Place {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Place { stream, first: 0, rows: number(rows), columns: number(layer.inputs()) }
+    let (field, columns) = (layer.field(), number(layer.inputs()));
+    Place { field, stream, first: 0, rows: number(rows), columns }
 }
 
 /// A fresh seed, as the real client draws it: from the system.

@@ -14,7 +14,9 @@
 
 use crate::error::{CallError, Failure, Trap, bounded};
 use crate::guest::{self, Failed, Guest};
+use crate::imports::field::Prime;
 use crate::state::{State, TensorEntry};
+use ostrakon_nn::field::Field;
 use ostrakon_nn::{Tensor, TensorType};
 use std::fmt;
 use wasmtime::StoreContextMut;
@@ -23,9 +25,10 @@ use wasmtime::component::{
 };
 
 /// Rows of a mask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lower)]
-#[component(record)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
+    /// The field of the layer.
+    pub field: Field,
     /// Which layer.
     pub stream: u32,
     /// The first row.
@@ -34,6 +37,23 @@ pub struct Place {
     pub rows: u32,
     /// Elements of a row.
     pub columns: u32,
+}
+
+/// `sharing.place`.
+#[derive(Clone, Copy, ComponentType, Lower)]
+#[component(record)]
+struct GuestPlace {
+    p: Prime,
+    stream: u32,
+    first: u64,
+    rows: u32,
+    columns: u32,
+}
+
+impl From<Place> for GuestPlace {
+    fn from(Place { field, stream, first, rows, columns }: Place) -> Self {
+        Self { p: field.into(), stream, first, rows, columns }
+    }
 }
 
 /// Servers' secrets, to be expanded to masks.
@@ -60,9 +80,9 @@ impl From<SharingFailure> for Failed {
 
 type OrFailure<T> = Result<T, SharingFailure>;
 type Handle = Resource<TensorEntry>;
-type Masking = TypedFunc<(Vec<Vec<u8>>, Place), (OrFailure<Handle>,)>;
-type Checking = TypedFunc<(Handle, Handle, Handle, Handle), (OrFailure<Option<u32>>,)>;
-type Pair = TypedFunc<(Handle, Handle), (OrFailure<Handle>,)>;
+type Masking = TypedFunc<(Vec<Vec<u8>>, GuestPlace), (OrFailure<Handle>,)>;
+type Checking = TypedFunc<(Prime, Handle, Handle, Handle, Handle), (OrFailure<Option<u32>>,)>;
+type Pair = TypedFunc<(Prime, Handle, Handle), (OrFailure<Handle>,)>;
 
 /// Where its functions are.
 #[derive(Clone, Copy)]
@@ -116,7 +136,7 @@ impl Sharing {
         self.guest.ready()?;
         let (mask, seeds) = (self.mask, seeds.iter().map(|seed| seed.to_vec()).collect::<Vec<_>>());
         let (mask, _) = self.guest.call(|mut store| {
-            let (mask,) = mask.call(&mut store, (seeds, at))?;
+            let (mask,) = mask.call(&mut store, (seeds, at.into()))?;
             taken(&mut store, mask?, &[at.rows, at.columns])
         })?;
         Ok(mask)
@@ -126,9 +146,9 @@ impl Sharing {
     ///
     /// # Errors
     /// As [`Sharing::mask`].
-    pub fn split(&mut self, codes: &Tensor, mask: &Tensor) -> Result<Tensor, CallError> {
+    pub fn split(&mut self, field: Field, codes: &Tensor, mask: &Tensor) -> Result<Tensor, CallError> {
         let split = self.split;
-        self.pair(split, codes, mask)
+        self.pair(split, field, codes, mask)
     }
 
     /// The first row of `product` that is not the product of that row of `share` with the weights; `None` if all are.
@@ -137,6 +157,7 @@ impl Sharing {
     /// As [`Sharing::mask`].
     pub fn check(
         &mut self,
+        field: Field,
         share: &Tensor,
         product: &Tensor,
         challenge: &Tensor,
@@ -147,7 +168,7 @@ impl Sharing {
         let (wrong, _) = self.guest.call(|mut store| {
             lend(&mut store, &[share, product, challenge, projection], |store, lent| {
                 let [share, product, challenge, projection] = exactly(lent)?;
-                Ok(check.call(store, (share, product, challenge, projection))?.0?)
+                Ok(check.call(store, (field.into(), share, product, challenge, projection))?.0?)
             })
         })?;
         Ok(wrong)
@@ -157,18 +178,18 @@ impl Sharing {
     ///
     /// # Errors
     /// As [`Sharing::mask`].
-    pub fn combine(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
+    pub fn combine(&mut self, field: Field, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
         let combine = self.combine;
-        self.pair(combine, a, b)
+        self.pair(combine, field, a, b)
     }
 
     /// A function of two tensors that gives one of the same shape.
-    fn pair(&mut self, function: Pair, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
+    fn pair(&mut self, function: Pair, field: Field, a: &Tensor, b: &Tensor) -> Result<Tensor, CallError> {
         self.guest.ready()?;
         let (result, _) = self.guest.call(|mut store| {
             lend(&mut store, &[a, b], |store, lent| {
                 let [first, second] = exactly(lent)?;
-                let (result,) = function.call(&mut *store, (first, second))?;
+                let (result,) = function.call(&mut *store, (field.into(), first, second))?;
                 taken(store, result?, a.dims())
             })
         })?;

@@ -5,6 +5,7 @@
 //! is written down in a small notation and compared with what the component says, so that a component of
 //! the wrong shape is refused by name before any of its code runs.
 
+use crate::admission::interface::FIELD;
 use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 use wasmtime::component::{Component, ComponentExportIndex};
 
@@ -38,7 +39,7 @@ fn compare(interface: &str, function: &str, ty: &ComponentFunc) -> Result<(), St
     notation.list("(", ")", ty.params(), |notation, (_, ty)| notation.ty(&ty, 0));
     notation.list(" -> (", ")", ty.results(), |notation, ty| notation.ty(&ty, 0));
     let found = notation.text;
-    match expected(function) {
+    match expected(interface, function) {
         Some(wanted) if wanted == found => Ok(()),
         Some(wanted) => {
             let [found, wanted] = where_they_part(&found, wanted);
@@ -77,8 +78,11 @@ const FORWARD: &str = "(borrow, own, borrow) -> \
     (result<own, variant{bad-settings(string), bad-input(string), operation(string)}>)";
 const COMPUTE_BLOCK: &str = "(borrow, list<tuple<string, own>>) -> \
     (result<list<tuple<string, own>>, variant{bad-settings(string), bad-input(string), operation(string)}>)";
-const EXPAND: &str =
-    "(list<u8>, u32, u64, u32, u32) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
+const EXPAND: &str = "(enum{p24, p31}, list<u8>, u32, u64, u32, u32) -> \
+    (result<own, variant{invalid-argument(string), too-large(string)}>)";
+/// Two tensors of elements.
+const FIELD_TWO: &str =
+    "(enum{p24, p31}, borrow, borrow) -> (result<own, variant{invalid-argument(string), too-large(string)}>)";
 /// `sharing.failure`.
 macro_rules! sharing_failure {
     () => {
@@ -86,12 +90,13 @@ macro_rules! sharing_failure {
     };
 }
 const MASK: &str = concat!(
-    "(list<list<u8>>, record{stream: u32, first: u64, rows: u32, columns: u32}) -> (result<own, ",
+    "(list<list<u8>>, record{p: enum{p24, p31}, stream: u32, first: u64, rows: u32, columns: u32}) -> (result<own, ",
     sharing_failure!(),
     ">)"
 );
-const SPLIT: &str = concat!("(borrow, borrow) -> (result<own, ", sharing_failure!(), ">)");
-const CHECK: &str = concat!("(borrow, borrow, borrow, borrow) -> (result<option<u32>, ", sharing_failure!(), ">)");
+const SPLIT: &str = concat!("(enum{p24, p31}, borrow, borrow) -> (result<own, ", sharing_failure!(), ">)");
+const CHECK: &str =
+    concat!("(enum{p24, p31}, borrow, borrow, borrow, borrow) -> (result<option<u32>, ", sharing_failure!(), ">)");
 const CONSTRUCTOR: &str = "(list<u32>, enum{FP16, FP32, FP64, BF16, U8, I32, I64}, list<u8>) -> (own)";
 const CODE: &str = "(borrow) -> (enum{invalid-argument, invalid-encoding, timeout, runtime-error, \
     unsupported-operation, too-large, not-found, security, unknown})";
@@ -187,8 +192,9 @@ const PLACE: &str = concat!(
     ">)"
 );
 
-fn expected(function: &str) -> Option<&'static str> {
+fn expected(interface: &str, function: &str) -> Option<&'static str> {
     Some(match function {
+        "add" | "subtract" | "dot" if interface == FIELD => FIELD_TWO,
         "[static]session.open" => OPEN,
         "[method]session.forward" => FORWARD,
         "[method]session.compute" => COMPUTE_BLOCK,
@@ -204,7 +210,7 @@ fn expected(function: &str) -> Option<&'static str> {
         "[method]graph-execution-context.compute" => COMPUTE,
         "alias" => "(borrow) -> (own)",
         "gelu" | "swiglu" | "l2-normalise" => ONE,
-        "add" | "mean-pool" | "first-pool" | "last-rows" | "subtract" | "dot" => TWO,
+        "add" | "mean-pool" | "first-pool" | "last-rows" => TWO,
         "expand" => EXPAND,
         "mask" => MASK,
         "split" | "combine" => SPLIT,

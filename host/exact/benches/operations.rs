@@ -6,7 +6,7 @@
 #![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing)]
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use ostrakon_exact::field::{self, P, Parts, ShareProduct, Vectors};
+use ostrakon_exact::field::{self, Parts, ShareProduct, Vectors};
 use ostrakon_exact::simd::{CpuProduct, Executor, Level, Product};
 use ostrakon_exact::{Embedding, Layer, LayerNorm, Lengths, Linear, Part};
 use std::convert::Infallible;
@@ -131,31 +131,44 @@ fn operations(criterion: &mut Criterion, executor: &Executor) {
 fn shares(criterion: &mut Criterion, executor: &Arc<Executor>) {
     let random = &mut Random(0x1234_5678_9abc_def1);
     let mut group = criterion.benchmark_group(format!("{}/field, {} threads", executor.level(), executor.threads()));
-    for (outputs, inputs) in [(4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)] {
-        let shape = format!("{ROWS}x{inputs}->{outputs}");
-        let layer = Arc::new(linear(random, outputs, inputs, "u8"));
+    // Layers of bytes fit the smaller field, those of 16-bit codes the larger one: the last in two parts.
+    for (outputs, inputs, activation) in
+        [(4 * WIDTH, WIDTH, "u8"), (WIDTH, 4 * WIDTH, "u8"), (4 * WIDTH, WIDTH, "u16"), (WIDTH, 4 * WIDTH, "u16")]
+    {
+        let layer = Arc::new(linear(random, outputs, inputs, activation));
         let parts = Parts::of(&layer);
+        let (field, columns) = (parts.field(), parts.columns());
+        let shape = format!("{ROWS}x{inputs}->{columns} in {field:?}");
         let vectors = Vectors::random(executor, &layer, &parts, |bytes| bytes.fill_with(|| random.next() as u8));
         let vectors = vectors.expect("random bytes");
-        let packed = |layer: &Arc<Linear>| Ok(Box::new(CpuProduct::new(layer, executor)) as Box<dyn Product>);
-        let Ok(server) = ShareProduct::new::<Infallible>(Arc::clone(executor), &layer, packed);
+        let prepare = |layer: &Arc<Linear>| Ok(Box::new(CpuProduct::new(layer, executor)) as Box<dyn Product>);
+        let Ok(server) = ShareProduct::new::<Infallible>(Arc::clone(executor), &layer, prepare);
         let mut mask = vec![0; ROWS * inputs];
         let codes: Vec<u32> = (0..mask.len()).map(|_| (random.next() % 256) as u32).collect();
         let mut share = mask.clone();
-        let mut answer: Vec<u32> = (0..ROWS * parts.columns()).map(|_| (random.next() % u64::from(P)) as u32).collect();
+        let mut answer: Vec<u32> =
+            (0..ROWS * columns).map(|_| (random.next() % u64::from(field.prime())) as u32).collect();
+        let mut packed = vec![0; answer.len() * field.bytes()];
         let mut sides = vec![[0; 2]; ROWS];
+        // Of memory: an element is four there in either field.
         let bytes = |numbers: usize| Throughput::Bytes(4 * numbers as u64);
 
         group.throughput(bytes(mask.len()));
         group.bench_function(BenchmarkId::new("expand", &shape), |bencher| {
-            bencher.iter(|| field::expand(executor, &[7; 32], 1, 2, ROWS, inputs, &mut mask).expect("fits"));
+            bencher.iter(|| field::expand(executor, field, &[7; 32], 1, 2, ROWS, inputs, &mut mask).expect("fits"));
         });
         group.bench_function(BenchmarkId::new("add", &shape), |bencher| {
-            bencher.iter(|| field::add(executor, &codes, &mask, &mut share).expect("fits"));
+            bencher.iter(|| field::add(executor, field, &codes, &mask, &mut share).expect("fits"));
         });
         group.throughput(bytes(answer.len()));
         group.bench_function(BenchmarkId::new("dot", &shape), |bencher| {
-            bencher.iter(|| field::dot(executor, &answer, vectors.challenge(), &mut sides).expect("fits"));
+            bencher.iter(|| field::dot(executor, field, &answer, vectors.challenge(), &mut sides).expect("fits"));
+        });
+        group.bench_function(BenchmarkId::new("pack", &shape), |bencher| {
+            bencher.iter(|| field::pack(executor, field, &answer, columns, &mut packed).expect("fits"));
+        });
+        group.bench_function(BenchmarkId::new("unpack", &shape), |bencher| {
+            bencher.iter(|| field::unpack(executor, field, &packed, columns, &mut answer).expect("elements"));
         });
         // Elements are multiply-adds.
         group.throughput(Throughput::Elements((ROWS * outputs * inputs) as u64));

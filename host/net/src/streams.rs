@@ -29,7 +29,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 /// To run blocks.
 pub(crate) const SESSION: StreamProtocol = StreamProtocol::new("/ostrakon/session/1");
 /// To have shares multiplied.
-pub(crate) const SHARE: StreamProtocol = StreamProtocol::new("/ostrakon/share/1");
+pub(crate) const SHARE: StreamProtocol = StreamProtocol::new("/ostrakon/share/2");
 /// To decode.
 pub(crate) const DECODING: StreamProtocol = StreamProtocol::new("/ostrakon/decoding/1");
 /// To get files.

@@ -1,4 +1,4 @@
-//! The field operations of a [`Host`]: arithmetic modulo p = 2^31 - 1 on I32 tensors, for components that split
+//! The field operations of a [`Host`]: arithmetic modulo a prime on I32 tensors, for components that split
 //! activations among servers.
 //!
 //! As with the other operations, inputs are checked and the result is charged before it is allocated. An element
@@ -6,6 +6,7 @@
 
 use crate::{Host, Meter, NnError, Tensor};
 use bytemuck::{cast_slice, cast_slice_mut};
+pub use ostrakon_exact::field::Field;
 use ostrakon_exact::simd::Executor;
 use ostrakon_exact::{ShapeError, field};
 
@@ -20,6 +21,7 @@ impl Host {
     pub fn field_expand(
         &self,
         meter: &Meter,
+        field: Field,
         seed: &[u8],
         stream: u32,
         first: u64,
@@ -35,7 +37,7 @@ impl Host {
         }
         Tensor::computed_i32(meter, vec![rows, columns], |out| {
             let (rows, columns) = (rows as usize, columns as usize);
-            Ok(field::expand(self.executor(), seed, stream, first, rows, columns, cast_slice_mut(out))?)
+            Ok(field::expand(self.executor(), field, seed, stream, first, rows, columns, cast_slice_mut(out))?)
         })
     }
 
@@ -43,37 +45,40 @@ impl Host {
     ///
     /// # Errors
     /// Other types than I32, different shapes, elements outside of the field; the caller's quota.
-    pub fn field_add(&self, meter: &Meter, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
-        self.pairwise(meter, a, b, field::add)
+    pub fn field_add(&self, meter: &Meter, field: Field, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
+        self.pairwise(meter, field, [a, b], field::add)
     }
 
     /// `a - b`, element by element.
     ///
     /// # Errors
     /// As [`Host::field_add`].
-    pub fn field_subtract(&self, meter: &Meter, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
-        self.pairwise(meter, a, b, field::subtract)
+    pub fn field_subtract(&self, meter: &Meter, field: Field, a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
+        self.pairwise(meter, field, [a, b], field::subtract)
     }
 
     fn pairwise(
         &self,
         meter: &Meter,
-        a: &Tensor,
-        b: &Tensor,
-        operation: impl Fn(&Executor, &[u32], &[u32], &mut [u32]) -> Result<(), ShapeError>,
+        field: Field,
+        [a, b]: [&Tensor; 2],
+        operation: impl Fn(&Executor, Field, &[u32], &[u32], &mut [u32]) -> Result<(), ShapeError>,
     ) -> Result<Tensor, NnError> {
         if a.dims() != b.dims() {
             return Err(NnError::InvalidArgument(format!("`a` has the shape {:?}, `b` {:?}", a.dims(), b.dims())));
         }
-        let (dims, a, b) = (a.dims().to_vec(), checked("a", a)?, checked("b", b)?);
-        Tensor::computed_i32(meter, dims, |out| Ok(operation(self.executor(), a, b, cast_slice_mut(out))?))
+        let dims = a.dims().to_vec();
+        let named = [("a", elements("a", a)?), ("b", elements("b", b)?)];
+        let [(_, a), (_, b)] = named;
+        let done = |out: &mut [i32]| operation(self.executor(), field, a, b, cast_slice_mut(out));
+        Tensor::computed_i32(meter, dims, |out| done(out).map_err(|error| whose(field, &named, error)))
     }
 
     /// The inner products of each row of `x` [R, W] with both rows of `vectors` [2, W]: [R, 2].
     ///
     /// # Errors
     /// Other types or shapes, elements outside of the field; the caller's quota.
-    pub fn field_dot(&self, meter: &Meter, x: &Tensor, vectors: &Tensor) -> Result<Tensor, NnError> {
+    pub fn field_dot(&self, meter: &Meter, field: Field, x: &Tensor, vectors: &Tensor) -> Result<Tensor, NnError> {
         let (&[rows, width], &[2, same]) = (x.dims(), vectors.dims()) else {
             return Err(NnError::InvalidArgument(format!(
                 "`x` is to be [R, W] and `vectors` [2, W], not {:?} and {:?}",
@@ -86,9 +91,11 @@ impl Host {
                 "`x` has {width} columns, `vectors` {same}: as many, and one at least"
             )));
         }
-        let (x, vectors) = (checked("x", x)?, checked("vectors", vectors)?);
+        let named = [("x", elements("x", x)?), ("vectors", elements("vectors", vectors)?)];
+        let [(_, x), (_, vectors)] = named;
         let vectors = vectors.split_at(width as usize).into();
-        Tensor::computed_i32(meter, vec![rows, 2], |out| Ok(field::dot(self.executor(), x, vectors, pairs(out))?))
+        let done = |out: &mut [i32]| field::dot(self.executor(), field, x, vectors, pairs(out));
+        Tensor::computed_i32(meter, vec![rows, 2], |out| done(out).map_err(|error| whose(field, &named, error)))
     }
 }
 
@@ -96,10 +103,16 @@ fn pairs(values: &mut [i32]) -> &mut [[u32; 2]] {
     cast_slice_mut::<i32, u32>(values).as_chunks_mut().0
 }
 
-/// The elements of a tensor, each below p.
-fn checked<'a>(name: &str, tensor: &'a Tensor) -> Result<&'a [u32], NnError> {
-    let of = |error: NnError| error.before(&format!("`{name}`: "));
-    let values = cast_slice(tensor.as_i32().map_err(of)?);
-    field::expect_elements(values).map_err(|error| of(error.into()))?;
-    Ok(values)
+/// The numbers of a tensor that is to hold elements.
+fn elements<'a>(name: &str, tensor: &'a Tensor) -> Result<&'a [u32], NnError> {
+    Ok(cast_slice(tensor.as_i32().map_err(|error| error.before(&format!("`{name}`: ")))?))
+}
+
+/// What to say of an operation that was refused: which argument is not made of elements, if that is why.
+fn whose(field: Field, named: &[(&str, &[u32])], error: ShapeError) -> NnError {
+    let wrong = named.iter().find_map(|(name, all)| Some((name, field::expect_elements(field, all).err()?)));
+    match wrong {
+        Some((name, error)) => NnError::from(error).before(&format!("`{name}`: ")),
+        None => error.into(),
+    }
 }

@@ -228,7 +228,7 @@ impl fmt::Debug for Host {
 mod tests {
     use super::*;
     use crate::{CpuBackend, MemoryLayers};
-    use ostrakon_exact::field;
+    use ostrakon_exact::field::{Field, Parts, reference};
     use ostrakon_exact::simd::{Level, Product};
 
     #[test]
@@ -238,24 +238,32 @@ mod tests {
         let backend = ProvenBackend::new(CpuBackend::new(Arc::clone(&executor))).unwrap();
         let mut layers = MemoryLayers::new();
         // Only the last one has more than one part.
-        for (name, activation, inputs, weight) in
-            [("b.eight", "u8", 40, -3), ("b.sixteen", "u16", 40, 5), ("b.wide", "u16", 600, -127)]
-        {
+        for (name, activation, inputs, weight) in [
+            ("b.eight", "u8", 40, -3),
+            ("b.sixteen", "u16", 40, 5),
+            ("b.large", "u16", 40, 100),
+            ("b.wide", "u16", 600, -127),
+        ] {
             let weight: Vec<i8> = (0..2 * inputs).map(|k| if k % 7 == 0 { 1 } else { weight }).collect();
             layers.insert_linear(name, activation, &weight, &[1.0, 1.0], &[], &[]);
         }
         layers.insert_layer_norm("b.norm", &[1.0], &[0.0], 1e-5);
         let host = Host::new(executor, backend, Arc::new(layers));
-        for (name, columns) in [("b.eight", 2), ("b.sixteen", 2), ("b.wide", 4)] {
+        for (name, field, columns) in [
+            ("b.eight", Field::P24, 2),
+            ("b.sixteen", Field::P24, 2),
+            ("b.large", Field::P31, 2),
+            ("b.wide", Field::P31, 4),
+        ] {
             let graph = host.graph(name).unwrap();
             let Operation::Linear { layer, .. } = graph.operation() else { panic!("{graph:?}") };
             let product = host.share_product(name).unwrap();
-            assert_eq!((product.inputs(), product.columns()), (layer.inputs, columns));
+            assert_eq!((product.field(), product.inputs(), product.columns()), (field, layer.inputs, columns));
             let share: Vec<u32> =
-                (0..ROWS * layer.inputs).map(|k| field::P - 1 - k as u32 * 1_000_003 % 4096).collect();
+                (0..ROWS * layer.inputs).map(|k| field.prime() - 1 - k as u32 * 1_000_003 % 4096).collect();
             let (mut out, mut expected) = (vec![0; ROWS * columns], vec![0; ROWS * columns]);
             product.multiply(&share, ROWS, &mut out).unwrap();
-            field::reference::multiply(layer, &field::Parts::of(layer), &share, ROWS, &mut expected).unwrap();
+            reference::multiply(layer, &Parts::of(layer), &share, ROWS, &mut expected).unwrap();
             assert_eq!(out, expected, "{name}");
         }
         let error = host.share_product("b.norm").unwrap_err();

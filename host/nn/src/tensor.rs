@@ -92,8 +92,11 @@ struct Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let (Some(spares), Data::F32(values)) = (&self.spares, &mut self.data) {
-            spares.put(std::mem::take(values));
+        let Some(spares) = &self.spares else { return };
+        match &mut self.data {
+            Data::F32(values) => spares.floats.put(std::mem::take(values)),
+            Data::I32(values) => spares.integers.put(std::mem::take(values)),
+            _ => {}
         }
     }
 }
@@ -152,7 +155,7 @@ impl Tensor {
         Ok(Self::made(dims, TensorType::I32, Data::I32(values), None))
     }
 
-    /// An I32 result that `compute` writes into zeros: charged first, then allocated.
+    /// An I32 result of which `compute` writes every element: charged first, then allocated.
     ///
     /// # Errors
     /// As [`byte_size`], [`NnError::TooLarge`] when the caller's quota does not leave the bytes, and those of `compute`.
@@ -164,10 +167,28 @@ impl Tensor {
         let size = byte_size(&dims, TensorType::I32)?;
         let charge = meter.charge(Resource::Bytes, size)?;
         let elements = usize::try_from(size / 4).map_err(|_| out_of_memory(size))?;
-        let mut values = reserve(elements)?;
-        values.resize(elements, 0);
+        let (spares, charge) = (meter.spares(), Some(Arc::new(charge)));
+        let mut values = spares.integers.take(elements)?;
         compute(&mut values)?;
-        Ok(Self::made(dims, TensorType::I32, Data::I32(values), Some(charge)))
+        let body = Body { dims, ty: TensorType::I32, data: Data::I32(values), spares: Some(spares) };
+        Ok(Self { body: Arc::new(body), charge })
+    }
+
+    /// An I32 tensor of the host's own, uncharged, of which `write` writes every element, in memory that others have left.
+    ///
+    /// # Errors
+    /// As [`byte_size`], and those of `write`.
+    pub(crate) fn written_i32(
+        spares: &Arc<Spares>,
+        dims: Vec<u32>,
+        write: impl FnOnce(&mut [i32]) -> Result<(), NnError>,
+    ) -> Result<Self, NnError> {
+        let size = byte_size(&dims, TensorType::I32)?;
+        let elements = usize::try_from(size / 4).map_err(|_| out_of_memory(size))?;
+        let mut values = spares.integers.take(elements)?;
+        write(&mut values)?;
+        let body = Body { dims, ty: TensorType::I32, data: Data::I32(values), spares: Some(Arc::clone(spares)) };
+        Ok(Self { body: Arc::new(body), charge: None })
     }
 
     /// An FP32 result that a device computes and keeps: charged first, then computed.
@@ -357,11 +378,7 @@ impl Output {
         let charge = meter.charge(Resource::Bytes, size)?;
         let elements = usize::try_from(size / 4).map_err(|_| out_of_memory(size))?;
         let spares = meter.spares();
-        let mut values = match spares.take(elements) {
-            Some(values) => values,
-            None => reserve(elements)?,
-        };
-        values.resize(elements, 0.0);
+        let values = spares.floats.take(elements)?;
         Ok(Self { dims, values, charge, spares })
     }
 
@@ -414,7 +431,7 @@ fn wrong_type(got: TensorType, wanted: TensorType) -> NnError {
 }
 
 /// An empty vector with room for `elements`.
-fn reserve<T>(elements: usize) -> Result<Vec<T>, NnError> {
+pub(crate) fn reserve<T>(elements: usize) -> Result<Vec<T>, NnError> {
     let mut values = Vec::new();
     values
         .try_reserve_exact(elements)

@@ -2,13 +2,14 @@
 //!
 //! # Why
 //!
-//! A client that shows nobody its text has linear layers multiplied on random-looking *shares* of its codes, elements of the
-//! field of 2^31 - 1. What one server sees says nothing.
+//! A client that shows nobody its text has linear layers multiplied on random-looking *shares* of its codes, elements of a
+//! prime field. What one server sees says nothing.
 //!
 //! # How
 //!
 //! 1. A stream carries [`ToServer`] and [`FromServer`] frames, as sessions do ([`crate::wire`]): a header, and after it
-//!    elements, four bytes each, little-endian, as many as the header says.
+//!    as many bytes as the header says: rows of elements of three or four bytes, as the layer's field needs, all lowest bytes of a
+//!    row, then all second ones, and so on. Which field that is follows from the weights.
 //! 2. [`ToServer::Open`] names the package, the blocks and the most rows of a call. Then [`ToServer::Multiply`] brings a share;
 //!    [`ToServer::Masked`] brings a seed, from which the server makes its share itself.
 //! 3. Frames are answered in order. A client may send several before the first answer; a server reads the next one only when
@@ -24,8 +25,6 @@ use std::fmt;
 pub const MAX_SHARE_HEADER: usize = 4096;
 /// Most characters of a layer's name.
 pub const MAX_LAYER_NAME: usize = 128;
-/// Bytes of an element.
-pub const ELEMENT_BYTES: u64 = 4;
 
 /// Frames to a server.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
@@ -173,10 +172,10 @@ impl FromServer {
     }
 }
 
-/// Bytes of so many rows of so many elements, if a frame may carry them.
-pub fn element_bytes(rows: u32, columns: usize) -> Option<u64> {
+/// Bytes of so many rows of so many elements of `each` bytes, if a frame may carry them.
+pub fn element_bytes(rows: u32, columns: usize, each: usize) -> Option<u64> {
     let elements = u64::from(rows).checked_mul(u64::try_from(columns).ok()?)?;
-    elements.checked_mul(ELEMENT_BYTES).filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
+    elements.checked_mul(u64::try_from(each).ok()?).filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
 }
 
 #[cfg(test)]
@@ -213,9 +212,13 @@ mod tests {
 
     #[test]
     fn what_no_frame_carries_is_no_number_of_bytes() {
-        assert_eq!(element_bytes(3, 5), Some(60));
-        assert_eq!(element_bytes(1, MAX_TENSOR_BYTES as usize / 4), Some(MAX_TENSOR_BYTES));
-        assert_eq!(element_bytes(1, MAX_TENSOR_BYTES as usize / 4 + 1), None);
-        assert_eq!(element_bytes(u32::MAX, usize::MAX), None);
+        assert_eq!(element_bytes(3, 5, 4), Some(60));
+        assert_eq!(element_bytes(1, MAX_TENSOR_BYTES as usize / 4, 4), Some(MAX_TENSOR_BYTES));
+        assert_eq!(element_bytes(1, MAX_TENSOR_BYTES as usize / 4 + 1, 4), None);
+        assert_eq!(element_bytes(3, 5, 3), Some(45));
+        let most = MAX_TENSOR_BYTES as usize / 3;
+        assert_eq!(element_bytes(1, most, 3), Some(3 * most as u64));
+        assert_eq!(element_bytes(1, most + 1, 3), None);
+        assert_eq!(element_bytes(u32::MAX, usize::MAX, 3), None);
     }
 }

@@ -14,7 +14,7 @@
 //! 4. `combine`: the sum of all products.
 
 use bindings::exports::ostrakon::plugin::sharing::{Failure, Guest, Place};
-use bindings::ostrakon::plugin::field::{Refusal, Tensor, add, dot, expand, subtract};
+use bindings::ostrakon::plugin::field::{Prime, Refusal, Tensor, add, dot, expand, subtract};
 use bindings::wasi::nn::tensor::TensorType;
 
 #[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, clippy::restriction)]
@@ -38,15 +38,16 @@ impl Guest for Component {
         if rest.len() >= MOST_SEEDS {
             return bad("more than 15 seeds");
         }
-        let rows = |seed| expand(seed, at.stream, at.first, at.rows, at.columns).map_err(refused);
-        rest.iter().try_fold(rows(first)?, |sum, seed| add(&sum, &rows(seed)?).map_err(refused))
+        let rows = |seed| expand(at.p, seed, at.stream, at.first, at.rows, at.columns).map_err(refused);
+        rest.iter().try_fold(rows(first)?, |sum, seed| add(at.p, &sum, &rows(seed)?).map_err(refused))
     }
 
-    fn split(codes: &Tensor, mask: &Tensor) -> Result<Tensor, Failure> {
-        subtract(codes, mask).map_err(refused)
+    fn split(p: Prime, codes: &Tensor, mask: &Tensor) -> Result<Tensor, Failure> {
+        subtract(p, codes, mask).map_err(refused)
     }
 
     fn check(
+        p: Prime,
         share: &Tensor,
         product: &Tensor,
         challenge: &Tensor,
@@ -56,14 +57,14 @@ impl Guest for Component {
         if rows(share) != rows(product) {
             return bad("the share and its product have different numbers of rows");
         }
-        let left = elements(&dot(product, challenge).map_err(refused)?)?;
-        let right = elements(&dot(share, projection).map_err(refused)?)?;
+        let left = elements(&dot(p, product, challenge).map_err(refused)?)?;
+        let right = elements(&dot(p, share, projection).map_err(refused)?)?;
         let wrong = left.chunks(8).zip(right.chunks(8)).position(|(left, right)| left != right);
         Ok(wrong.map(|row| u32::try_from(row).unwrap_or(u32::MAX)))
     }
 
-    fn combine(a: &Tensor, b: &Tensor) -> Result<Tensor, Failure> {
-        add(a, b).map_err(refused)
+    fn combine(p: Prime, a: &Tensor, b: &Tensor) -> Result<Tensor, Failure> {
+        add(p, a, b).map_err(refused)
     }
 }
 

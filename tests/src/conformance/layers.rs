@@ -41,7 +41,10 @@ pub(super) fn try_all(trial: &mut Trial) {
             trial.operation(operation, &WIDE, |trial, shape, random| linear(trial, shape, activation, random));
         }
     }
-    trial.operation("products of shares", &PRODUCTS, share_product);
+    // Products of bytes are mostly in the smaller field, the others mostly in the larger one.
+    for (operation, activation) in [("products of shares, u8", "u8"), ("products of shares, u16", "u16")] {
+        trial.operation(operation, &PRODUCTS, |trial, shape, random| share_product(trial, shape, activation, random));
+    }
     trial.operation("embedding", &[(1, 1), (7, 384), (300, 576)], |trial, &(ids, width), random| {
         embedding(trial, ids, width, random)
     });
@@ -76,17 +79,22 @@ fn linear(trial: &Trial, &Product(rows, inputs, outputs): &Product, activation: 
 }
 
 /// Elements are compared as bits, so they travel as floats of the same bits.
-fn share_product(trial: &Trial, &Product(rows, inputs, outputs): &Product, random: &mut Random) -> Compared {
+fn share_product(
+    trial: &Trial,
+    &Product(rows, inputs, outputs): &Product,
+    activation: &str,
+    random: &mut Random,
+) -> Compared {
     let mut layers = MemoryLayers::new();
-    layers.insert_linear(NAME, "u16", &random.codes(inputs * outputs), &vec![1.0; outputs], &[], &[]);
-    let share: Vec<u32> = (0..rows * inputs)
-        .map(|_| if random.below(4) == 0 { field::P - 1 } else { (random.next() % u64::from(field::P)) as u32 })
-        .collect();
+    layers.insert_linear(NAME, activation, &random.codes(inputs * outputs), &vec![1.0; outputs], &[], &[]);
     let host = trial.host(layers);
-    let mut wanted = Vec::new();
+    let (mut share, mut wanted) = (Vec::new(), Vec::new());
     let refused = match layer(&host) {
         Ok(Layer::Linear(layer)) => {
             let parts = field::Parts::of(&layer);
+            let p = u64::from(parts.field().prime());
+            let element = |_| if random.below(4) == 0 { p - 1 } else { random.next() % p };
+            share = (0..rows * inputs).map(element).map(|x| x as u32).collect();
             wanted = vec![0; rows * parts.columns()];
             done(field::reference::multiply(&layer, &parts, &share, rows, &mut wanted))
         }

@@ -1,15 +1,17 @@
 //! Servers of private runs that lie, send nonsense, stall and go: the answer is right, and who did what is said.
 
 use crate::runs::{User, spread};
-use ostrakon_exact::field::P;
+use ostrakon_exact::field::{Field, Parts};
 use ostrakon_net::{Client, Event, Events, FrameStream, NetConfig};
 use ostrakon_node::progress::unwatched;
 use ostrakon_node::swarm::serve::Serving;
 use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_protocol::wire::{MAX_TENSOR_BYTES, Refusal};
 use ostrakon_protocol::{Digest, PublicKey, Roles, SignedStatus, Status};
+use ostrakon_tests::private::{linear_layers, packed, unpacked};
 use ostrakon_tests::serving::{settings, start, whole};
 use ostrakon_tests::tiny::{Random, Tiny, expect, key, quick};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const SOON: Duration = Duration::from_secs(20);
 /// Linear layers of the tiny model.
 const LAYERS: u32 = 12;
+/// One of its layers of the larger field, and after it one of the smaller one.
+const LARGE: u32 = 4;
+const SMALL: u32 = 5;
 
 /// What a server does instead of what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,8 @@ enum Deed {
     Ones,
     Shorter,
     Longer,
+    /// The elements as those of the other field are sent.
+    OtherField,
     /// It says that so much follows as nobody has.
     Huge,
     OtherCall,
@@ -54,12 +61,13 @@ enum Deed {
 }
 
 /// All of them, with a part of what the note says, and whether it is reported.
-const DEEDS: [(Deed, &str, bool); 19] = [
+const DEEDS: [(Deed, &str, bool); 20] = [
     (Deed::Wrong, "is wrong: row", true),
     (Deed::Prime, "something else than it was asked for", true),
     (Deed::Ones, "something else than it was asked for", true),
     (Deed::Shorter, "of another size", true),
     (Deed::Longer, "of another size", true),
+    (Deed::OtherField, "of another size", true),
     (Deed::Huge, "of another size", true),
     (Deed::OtherCall, "not asked for", true),
     (Deed::OpensAgain, "not asked for", true),
@@ -77,6 +85,10 @@ const DEEDS: [(Deed, &str, bool); 19] = [
     (Deed::SilentToOpen, "did not answer within", true),
 ];
 
+/// Those that are not the same in each field.
+const OF_FIELD: [Deed; 7] =
+    [Deed::Prime, Deed::Ones, Deed::Shorter, Deed::Longer, Deed::OtherField, Deed::Drips, Deed::ClosesInside];
+
 /// When a server misbehaves.
 #[derive(Debug, Clone, Copy)]
 struct Manner {
@@ -87,9 +99,13 @@ struct Manner {
     at: u32,
 }
 
+/// A layer's field and the columns of its product, by its name.
+type Layers = BTreeMap<String, (Field, usize)>;
+
 struct Node {
     client: Client,
     serving: Arc<Serving>,
+    layers: Arc<Layers>,
     manner: Mutex<Option<Manner>>,
 }
 
@@ -167,30 +183,53 @@ async fn deceive(node: &Node, manner: Manner, mut stream: Stream) -> Option<()> 
         if concerned && seen == manner.at {
             // The slot is free for others.
             drop(honest);
-            return misbehave(&mut stream, manner.deed, call, product).await;
+            return misbehave(&mut stream, manner.deed, call, product, node.layers[layer(&frame)]).await;
         }
         seen += u32::from(concerned);
         stream.send(&right, &product).await.ok()?;
     }
 }
 
-async fn misbehave(stream: &mut Stream, deed: Deed, call: u32, mut product: Vec<u8>) -> Option<()> {
-    let bytes = product.len() as u64;
+fn layer(frame: &ToServer) -> &str {
+    match frame {
+        ToServer::Multiply { layer, .. } | ToServer::Masked { layer, .. } => layer,
+        _ => panic!("it asks for nothing"),
+    }
+}
+
+async fn misbehave(
+    stream: &mut Stream,
+    deed: Deed,
+    call: u32,
+    mut product: Vec<u8>,
+    (field, width): (Field, usize),
+) -> Option<()> {
     let header = |call, bytes| FromServer::Product { call, bytes, took: 1 };
-    let middle = product.len() / 8 * 4;
-    let element = u32::from_le_bytes(product[middle..middle + 4].try_into().unwrap());
-    let mut put = |element: u32| product[middle..middle + 4].copy_from_slice(&element.to_le_bytes());
     let failed = |why, reason: &str| FromServer::Failed { call, why, reason: reason.to_owned() };
+    let mut elements = unpacked(field, width, &product);
+    let middle = elements.len() / 2;
+    let element = elements[middle];
+    let mut put = |element: u32| {
+        elements[middle] = element;
+        product = packed(field, width, &elements);
+    };
     match deed {
-        Deed::Wrong => put((element + 1) % P),
-        Deed::Prime => put(P),
+        Deed::Wrong => put((element + 1) % field.prime()),
+        Deed::Prime => put(field.prime()),
         Deed::Ones => put(u32::MAX),
+        Deed::OtherField => {
+            let [small, large] = Field::ALL;
+            product = packed(if field == small { large } else { small }, width, &elements);
+        }
+        Deed::Shorter => product.truncate(product.len() - field.bytes()),
+        Deed::Longer => product.resize(product.len() + field.bytes(), 0),
         _ => {}
     }
+    let bytes = product.len() as u64;
     match deed {
-        Deed::Wrong | Deed::Prime | Deed::Ones => stream.send(&header(call, bytes), &product).await.ok()?,
-        Deed::Shorter => stream.send(&header(call, bytes - 4), &product[4..]).await.ok()?,
-        Deed::Longer => stream.send(&header(call, bytes + 4), &[&product[..], &[0; 4]].concat()).await.ok()?,
+        Deed::Wrong | Deed::Prime | Deed::Ones | Deed::OtherField | Deed::Shorter | Deed::Longer => {
+            stream.send(&header(call, bytes), &product).await.ok()?;
+        }
         Deed::Huge => stream.send(&header(call, u64::MAX), &product).await.ok()?,
         Deed::OtherCall => stream.send(&header(call + 1, bytes), &product).await.ok()?,
         Deed::OpensAgain => stream.send(&FromServer::Opened, &[]).await.ok()?,
@@ -212,7 +251,7 @@ async fn misbehave(stream: &mut Stream, deed: Deed, call: u32, mut product: Vec<
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }
-        Deed::ClosesInside => stream.send(&header(call, bytes), &product[..middle]).await.ok()?,
+        Deed::ClosesInside => stream.send(&header(call, bytes), &product[..product.len() / 2]).await.ok()?,
         Deed::Busy => stream.send(&failed(Refusal::Busy, "later"), &[]).await.ok()?,
         // Whoever shows it to people must leave out what moves a cursor.
         Deed::Fails => stream.send(&failed(Refusal::Fault, "\u{1b}broken"), &[]).await.ok()?,
@@ -247,7 +286,13 @@ impl Nodes {
         let tiny = Tiny::new();
         let package = tiny.honest(1);
         let texts = Random(11).texts(6);
-        let right = expect(tiny.load(&package, &quick()).run(&texts, None, &unwatched)).digest;
+        let mut model = tiny.load(&package, &quick());
+        let right = expect(model.run(&texts, None, &unwatched)).digest;
+        let cut = linear_layers(&model).into_iter().map(|(name, layer)| (name, Parts::of(&layer)));
+        let layers: Vec<_> = cut.map(|(name, parts)| (name, (parts.field(), parts.columns()))).collect();
+        let fields = [SMALL, LARGE].map(|at| layers[at as usize].1.0);
+        assert_eq!((layers.len(), fields), (LAYERS as usize, Field::ALL));
+        let layers: Arc<Layers> = Arc::new(layers.into_iter().collect());
         let mut user = User::new(Vec::new(), tiny.home(), quick());
         let mut nodes = Vec::new();
         for seed in 1..=count {
@@ -257,7 +302,8 @@ impl Nodes {
                 let bootstrap = user.addresses.clone();
                 let config = NetConfig { listen, bootstrap, ..NetConfig::new([seed; 32]) };
                 let (client, events) = expect(Client::start(config).await);
-                let node = Arc::new(Node { client, serving, manner: Mutex::default() });
+                let (layers, manner) = (Arc::clone(&layers), Mutex::default());
+                let node = Arc::new(Node { client, serving, layers, manner });
                 node.publish(seed);
                 tokio::spawn(Arc::clone(&node).serve(events));
                 node
@@ -311,7 +357,10 @@ fn whatever_a_server_does_the_answer_is_right() {
     let mut times = Vec::new();
     for sent in [true, false] {
         for (deed, words, reported) in DEEDS {
-            times.push(nodes.meets(Manner { deed, sent, at: 4 }, usize::from(!sent), 2, words, reported));
+            let layers = if OF_FIELD.contains(&deed) { vec![LARGE, SMALL] } else { vec![LARGE] };
+            for at in layers {
+                times.push(nodes.meets(Manner { deed, sent, at }, usize::from(!sent), 2, words, reported));
+            }
         }
         // In each product.
         for at in 0..LAYERS {

@@ -8,6 +8,7 @@
 )]
 
 mod digests;
+mod elements;
 mod liars;
 mod memory;
 mod runs;

@@ -9,9 +9,10 @@
 //! 3. While the private run goes on the servers are stopped again and again, and their whole memory is searched; and once more
 //!    when it is over. Nothing may be found.
 //! 4. To see that the search finds what is there: a plain run of the same text by the same nodes, which are searched likewise;
-//!    and a client that has codes multiplied without a mask.
+//!    and a client that has codes multiplied without a mask, in a layer of each field.
 #![cfg(target_os = "linux")]
 
+use ostrakon_exact::field::Field;
 use ostrakon_net::{Client, NetConfig};
 use ostrakon_nn::{Masked, Observer, OperationKind, Servers, SharedError, SharedLayer, Tensor, TensorType, Wrong};
 use ostrakon_node::tokens::Tokens;
@@ -19,7 +20,7 @@ use ostrakon_protocol::share::{FromServer, ToServer};
 use ostrakon_tests::memory::{Memory, Needles};
 use ostrakon_tests::native::NativeBert;
 use ostrakon_tests::packed::{binary, minilm};
-use ostrakon_tests::private::{Bench, Component, elements, fresh_seed, opened, place};
+use ostrakon_tests::private::{Bench, Component, elements, fresh_seed, opened, packed, place};
 use ostrakon_tests::swarm::{Part, Swarm};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,10 +31,11 @@ use std::time::{Duration, Instant};
 const TEXT: &str = "Quixotic zeppelins smuggled forty-seven vermilion accordions past Ludmila's marzipan lighthouse, while an \
     arthritic ocelot named Bartholomew whispered the combination of the embassy safe to a sleepwalking trombonist.";
 
-/// Multiplies here: only what is split is of interest.
+/// Multiplies here: only what is split is of interest, and for which layer.
 struct Here {
     bench: Arc<Bench>,
     component: Arc<Component>,
+    called: Mutex<Vec<Arc<SharedLayer>>>,
 }
 
 impl Servers for Here {
@@ -48,6 +50,7 @@ impl Servers for Here {
     }
 
     fn multiply(&self, layer: &Arc<SharedLayer>, share: &Tensor) -> Result<(Tensor, Self::Who), SharedError> {
+        self.called.lock().unwrap().push(layer.clone());
         Ok((self.bench.multiply(layer.name(), share), "here"))
     }
 
@@ -66,16 +69,17 @@ impl Observer for Kept {
     }
 }
 
-/// What must not be in a server's memory, and the codes of each layer.
-fn secrets() -> (Needles, Vec<Tensor>) {
+/// What must not be in a server's memory, and the layers with their codes.
+fn secrets() -> (Needles, Vec<(Arc<SharedLayer>, Tensor)>) {
     let package = opened(&minilm(1));
     let tokens = Tokens::load(package.tokenizer().unwrap(), 512).unwrap();
     let ids = tokens.encode(&[TEXT.to_owned()]).unwrap().remove(0).ids;
     let bench = Arc::new(Bench::new(package.clone()));
     let component = Component::start(&bench.executor, true);
     let kept = Arc::new(Kept::default());
-    let here = Arc::new(Here { bench: bench.clone(), component: component.clone() });
-    let host = Arc::new(bench.shared(component.clone(), here).observed_by(kept.clone()));
+    let here = Here { bench: bench.clone(), component: component.clone(), called: Mutex::default() };
+    let here = Arc::new(here);
+    let host = Arc::new(bench.shared(component.clone(), here.clone()).observed_by(kept.clone()));
     let model = NativeBert::open(host, package.manifest()).unwrap();
     let column = |ids: Vec<i32>| Tensor::from_i32(vec![ids.len() as u32], ids).unwrap();
     let lengths = column(vec![ids.len() as i32]);
@@ -101,6 +105,9 @@ fn secrets() -> (Needles, Vec<Tensor>) {
         let bytes: Vec<u8> = codes.iter().flat_map(|&code| (code as u16).to_le_bytes()).collect();
         if wide {
             needles.add_pieces("codes of 16 bits", &bytes, 32, 4);
+            // As they are sent.
+            let low: Vec<u8> = codes.iter().map(|&code| code as u8).collect();
+            needles.add_pieces("codes of 16 bits, their low bytes", &low, 32, 4);
         } else {
             let bytes: Vec<u8> = codes.iter().map(|&code| code as u8).collect();
             needles.add_pieces("codes of 8 bits", &bytes, 32, 4);
@@ -112,11 +119,13 @@ fn secrets() -> (Needles, Vec<Tensor>) {
             2,
         );
     }
-    (needles, all_codes)
+    let called = std::mem::take(&mut *here.called.lock().unwrap());
+    assert_eq!(called.len(), all_codes.len());
+    (needles, called.into_iter().zip(all_codes).collect())
 }
 
 /// Have a server multiply codes as they are.
-fn multiply_without_mask(server: &str, codes: &Tensor) {
+fn multiply_without_mask(server: &str, layer: &SharedLayer, codes: &Tensor) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let seconds = Duration::from_secs(20);
     runtime.block_on(async {
@@ -125,10 +134,13 @@ fn multiply_without_mask(server: &str, codes: &Tensor) {
         let node = client.dial(server).await.unwrap();
         let mut stream = client.share(node).await.unwrap();
         let (package, rows) = (opened(&minilm(1)).digest(), codes.dims()[0]);
-        stream.send(&ToServer::Open { package, from: 1, to: 2, rows }, &[]).await.unwrap();
+        // Before the encoders there are the embeddings.
+        let block = layer.name().split('.').nth(1).unwrap().parse::<u32>().unwrap() + 1;
+        stream.send(&ToServer::Open { package, from: block, to: block + 1, rows }, &[]).await.unwrap();
         assert_eq!(stream.receive(seconds).await.unwrap(), Some(FromServer::Opened));
-        let (layer, bytes) = ("blocks.0.attention.qkv".to_owned(), codes.byte_len() as u64);
-        stream.send(&ToServer::Multiply { call: 0, layer, rows, bytes }, &codes.bytes()).await.unwrap();
+        let codes = packed(layer.field(), layer.inputs(), elements(codes));
+        let (layer, bytes) = (layer.name().to_owned(), codes.len() as u64);
+        stream.send(&ToServer::Multiply { call: 0, layer, rows, bytes }, &codes).await.unwrap();
         let said = stream.receive(seconds).await.unwrap();
         assert!(matches!(said, Some(FromServer::Product { .. })), "{said:?}");
         client.stop().await;
@@ -211,9 +223,12 @@ fn servers_of_a_private_run_know_nothing_of_it() {
         assert!(plain.found.contains_key(kind), "the search does not find {kind} where it is: {plain:?}");
     }
 
-    multiply_without_mask(&swarm.nodes[0].address, &codes[0]);
-    let mut open = Searches::default();
-    open.search(&swarm, &needles);
-    println!("codes without a mask: {open:?}");
-    assert!(open.found.keys().any(|kind| kind.starts_with("codes ")), "{open:?}");
+    for (field, kind) in [(Field::P24, "codes of 8 bits"), (Field::P31, "codes of 16 bits")] {
+        let (layer, codes) = codes.iter().find(|(layer, _)| layer.field() == field).unwrap();
+        multiply_without_mask(&swarm.nodes[0].address, layer, codes);
+        let mut open = Searches::default();
+        open.search(&swarm, &needles);
+        println!("codes without a mask, {layer:?}, {field:?}: {open:?}");
+        assert!(open.found.keys().any(|found| found.starts_with(kind)), "{field:?}: {open:?}");
+    }
 }

@@ -9,29 +9,33 @@
 //! 2. Both texts have as many tokens. One is the same token over and over, the other is random.
 //! 3. [`battery`] asks of each view whether it is uniform and independent of the codes, of both whether they are alike, and of
 //!    differences (between the texts, between runs of one text, between neighbouring rows, between the same layers of two blocks)
-//!    whether they are uniform: where a mask is used twice, they are differences of codes.
+//!    whether they are uniform: where a mask is used twice, they are differences of codes. It does so for each field by itself, as
+//!    elements of both are not of one distribution. [`between_fields`] asks whether layers of both have a mask in common.
 //! 4. **Significance**: [`SIGNIFICANCE`] for everything in this file together, divided by [`MOST_TESTS`] (Bonferroni). Seeds are
 //!    fresh, so each time it is another experiment, and with a sound splitter one in a million fails. Bounds: see
 //!    `ostrakon_tests::statistics`.
 //! 5. Broken splitters give the right answers too, and must be rejected by the same battery.
 
 use ostrakon_engine::sharing::Seed;
-use ostrakon_exact::field::P;
+use ostrakon_exact::field::Field;
 use ostrakon_nn::{Masked, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_tests::native::NativeBert;
 use ostrakon_tests::packed::minilm;
 use ostrakon_tests::private::{Bench, Component, elements, fresh_seed, lock, opened, place, tensor};
 use ostrakon_tests::statistics::{Limbs, correlation, ks_alike, ks_uniform};
 use ostrakon_tests::tiny::{MAX_TOKENS, Random, Tiny, WORDS};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// With a sound splitter, how often anything here fails at most.
 const SIGNIFICANCE: f64 = 1e-6;
-/// Tests in this file: no more are made.
-const MOST_TESTS: usize = 400;
+/// Tests of two texts: three limbs, then four, ten times, and six others in each field; and three limbs of each text between fields.
+const TESTS: usize = 10 * (3 + 4) + 2 * 6 + 2 * 3;
+/// Tests in this file of what is sound: of four views, and of one of few runs.
+const MOST_TESTS: usize = 5 * TESTS;
 /// Below this a test rejects.
 const REJECT: f64 = SIGNIFICANCE / MOST_TESTS as f64;
 
@@ -47,9 +51,11 @@ enum Manner {
     SameRow,
     /// One stream for all layers.
     SameStream,
-    /// Words of 30 bits modulo p.
-    ThirtyBits,
-    /// Masks of 24 bits, drawn as floats may be: the low bits are always 0.
+    /// A stream for a layer of each field.
+    StreamOfTwo,
+    /// Words of a bit less.
+    BitShort,
+    /// The low bits are always 0, as they are where floats are drawn.
     Coarse,
     /// Codes and a mask of no more than 16 bits.
     Small,
@@ -57,12 +63,13 @@ enum Manner {
     OpenColumn,
 }
 
+/// Those that show in each field.
 const BROKEN: [Manner; 8] = [
     Manner::ConstantSeed,
     Manner::Reused,
     Manner::SameRow,
     Manner::SameStream,
-    Manner::ThirtyBits,
+    Manner::BitShort,
     Manner::Coarse,
     Manner::Small,
     Manner::OpenColumn,
@@ -70,6 +77,9 @@ const BROKEN: [Manner; 8] = [
 
 /// A call as servers see it.
 struct Call {
+    field: Field,
+    /// Which layer of its block.
+    layer: String,
     width: usize,
     /// What the server without a seed gets.
     share: Vec<u32>,
@@ -101,14 +111,14 @@ impl Recording {
     }
 
     /// A mask that only this manner makes.
-    fn spoilt(&self, sound: &Tensor) -> Tensor {
+    fn spoilt(&self, field: Field, sound: &Tensor) -> Tensor {
         let width = sound.dims()[1] as usize;
         let mut mask = elements(sound).to_vec();
         for (at, x) in mask.iter_mut().enumerate() {
             *x = match self.manner {
-                Manner::ThirtyBits => *x & ((1 << 30) - 1),
+                Manner::BitShort => *x & (field.mask() >> 1),
                 Manner::Coarse => *x & !0x7f,
-                Manner::Small => P - 1 - (*x & 0xffff),
+                Manner::Small => field.prime() - 1 - (*x & 0xffff),
                 Manner::OpenColumn if at % width == width - 1 => 0,
                 _ => *x,
             };
@@ -129,17 +139,22 @@ impl Servers for Recording {
 
     fn masked(&self, layer: &Arc<SharedLayer>, rows: usize) -> Result<Masked, SharedError> {
         let mut state = lock(&self.state);
-        let stream = if self.manner == Manner::SameStream { 0 } else { layer.stream() };
+        let (field, stream) = (layer.field(), layer.stream());
+        let stream = match self.manner {
+            Manner::SameStream => 0,
+            Manner::StreamOfTwo => stream / 2,
+            _ => stream,
+        };
         let seeds = state.seeds.clone();
         for (seed, row) in seeds.iter().flat_map(|seed| (0..rows).map(move |row| (*seed, row))) {
             let fresh = state.used.insert((seed, stream, row));
             assert!(fresh || self.manner != Manner::Sound, "a row of a mask is used twice");
         }
-        let masks: Vec<Tensor> =
-            seeds.iter().map(|&seed| self.spoilt(&self.component.mask(&[seed], place(layer, stream, rows)))).collect();
+        let mask = |&seed: &Seed| self.spoilt(field, &self.component.mask(&[seed], place(layer, stream, rows)));
+        let masks: Vec<Tensor> = seeds.iter().map(mask).collect();
         let sum = |masks: &[Tensor]| {
             let add = |sum: Vec<u32>, mask: &Tensor| {
-                sum.iter().zip(elements(mask)).map(|(&a, &b)| modulo(u64::from(a) + u64::from(b))).collect()
+                sum.iter().zip(elements(mask)).map(|(&a, &b)| total(field, a, b)).collect()
             };
             tensor(rows, layer.inputs(), &masks.iter().fold(vec![0; rows * layer.inputs()], add))
         };
@@ -159,9 +174,11 @@ impl Servers for Recording {
     fn multiply(&self, layer: &Arc<SharedLayer>, share: &Tensor) -> Result<(Tensor, Self::Who), SharedError> {
         let mut state = lock(&self.state);
         let known = state.known.take().unwrap();
-        let together = elements(share).iter().zip(elements(&known)).map(|(&a, &b)| modulo(u64::from(a) + u64::from(b)));
-        let (share_elements, together) = (elements(share).to_vec(), together.collect());
-        state.calls.push(Call { width: layer.inputs(), share: share_elements, together });
+        let field = layer.field();
+        let together = elements(share).iter().zip(elements(&known)).map(|(&a, &b)| total(field, a, b)).collect();
+        let name = layer.name().splitn(3, '.').last().unwrap().to_owned();
+        let (width, share_elements) = (layer.inputs(), elements(share).to_vec());
+        state.calls.push(Call { field, layer: name, width, share: share_elements, together });
         Ok((self.bench.multiply(layer.name(), share), "the server"))
     }
 
@@ -170,51 +187,90 @@ impl Servers for Recording {
     }
 }
 
-fn modulo(x: u64) -> u32 {
-    (x % u64::from(P)) as u32
+fn total(field: Field, a: u32, b: u32) -> u32 {
+    ((u64::from(a) + u64::from(b)) % u64::from(field.prime())) as u32
 }
 
-fn difference(a: u32, b: u32) -> u32 {
-    modulo(u64::from(a) + u64::from(P) - u64::from(b))
+fn difference(field: Field, a: u32, b: u32) -> u32 {
+    total(field, a, field.prime() - b)
 }
 
-/// What was seen of one text, run by run.
-#[derive(Default)]
+/// What was seen of one text in layers of one field, run by run.
 struct Seen {
+    field: Field,
     /// Each run's elements, one after another.
     runs: Vec<Vec<u32>>,
     /// The codes: the same in every run.
     codes: Vec<u32>,
-    /// Elements of each call of a run, and of a row of it.
-    calls: Vec<(usize, usize)>,
+    /// The layer of each call of a run, its elements, and those of a row of it.
+    calls: Vec<(String, usize, usize)>,
 }
 
+/// By field.
+type Text = [Seen; 2];
+
 impl Seen {
+    fn nothing() -> Text {
+        Field::ALL.map(|field| Self { field, runs: Vec::new(), codes: Vec::new(), calls: Vec::new() })
+    }
+
+    /// Note one run: its calls, what is seen of each, and its codes.
+    fn note(&mut self, calls: &[Call], codes: &[Tensor], view: impl Fn(&Call) -> &[u32]) {
+        assert_eq!(calls.len(), codes.len());
+        let ours: Vec<_> = calls.iter().zip(codes).filter(|(call, _)| call.field == self.field).collect();
+        let codes: Vec<u32> = ours.iter().flat_map(|(_, codes)| elements(codes)).copied().collect();
+        self.runs.push(ours.iter().flat_map(|(call, _)| view(call)).copied().collect());
+        assert_eq!(self.runs[0].len(), codes.len());
+        assert!(self.codes.is_empty() || self.codes == codes);
+        self.codes = codes;
+        self.calls = ours.iter().map(|(call, _)| (call.layer.clone(), call.share.len(), call.width)).collect();
+    }
+
+    fn difference(&self, a: u32, b: u32) -> u32 {
+        difference(self.field, a, b)
+    }
+
+    /// Where the elements of each call are in a run.
+    fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.calls.iter().scan(0, |at, &(_, len, _)| {
+            let from = std::mem::replace(at, *at + len);
+            Some(from..*at)
+        })
+    }
+
     /// Differences of runs 0 and 1, 2 and 3, ...: no element is in two of them.
     fn between_runs(&self) -> impl Iterator<Item = u32> {
-        self.runs.chunks_exact(2).flat_map(|two| two[0].iter().zip(&two[1]).map(|(&a, &b)| difference(a, b)))
+        self.runs.chunks_exact(2).flat_map(|two| two[0].iter().zip(&two[1]).map(|(&a, &b)| self.difference(a, b)))
     }
 
     /// Differences of rows 0 and 1, 2 and 3, ... of each call.
     fn between_rows(&self) -> Vec<u32> {
         let mut all = Vec::new();
         for run in &self.runs {
-            let mut at = 0;
-            for &(len, width) in &self.calls {
-                for two in run[at..at + len].chunks_exact(2 * width) {
-                    all.extend((0..width).map(|i| difference(two[i], two[width + i])));
+            for (place, &(_, _, width)) in self.places().zip(&self.calls) {
+                for two in run[place].chunks_exact(2 * width) {
+                    all.extend((0..width).map(|i| self.difference(two[i], two[width + i])));
                 }
-                at += len;
             }
         }
         all
     }
 
-    /// Differences of the same layers of blocks 0 and 1.
+    /// Differences of the same layers of two blocks: of the first that have it in this field, the next two, ...
     fn between_layers(&self) -> Vec<u32> {
-        let block: usize = self.calls[..4].iter().map(|&(len, _)| len).sum();
-        assert_eq!(self.calls[..4], self.calls[4..8]);
-        self.runs.iter().flat_map(|run| (0..block).map(|i| difference(run[i], run[block + i]))).collect()
+        let mut blocks: BTreeMap<&str, Vec<Range<usize>>> = BTreeMap::new();
+        for (place, (layer, ..)) in self.places().zip(&self.calls) {
+            blocks.entry(layer).or_default().push(place);
+        }
+        let mut all = Vec::new();
+        for run in &self.runs {
+            for two in blocks.values().flat_map(|blocks| blocks.chunks_exact(2)) {
+                let [a, b] = [0, 1].map(|at| &run[two[at].clone()]);
+                assert_eq!(a.len(), b.len());
+                all.extend(a.iter().zip(b).map(|(&a, &b)| self.difference(a, b)));
+            }
+        }
+        all
     }
 
     fn sorted(&self) -> Vec<u32> {
@@ -223,36 +279,68 @@ impl Seen {
         all
     }
 
-    fn limbs(&self) -> Limbs {
-        Limbs::of(self.runs.iter().flatten().copied())
+    fn limbs(&self, elements: impl IntoIterator<Item = u32>) -> Limbs {
+        Limbs::of(self.field, elements)
     }
 }
 
-/// All tests of two texts: their names and bounds on the probabilities of such results.
-fn battery(a: &Seen, b: &Seen) -> Vec<(String, f64)> {
+/// The name of a test and a bound on the probability of such a result.
+type Tested = (String, f64);
+
+fn chi_squared(name: &str, ps: Vec<f64>) -> impl Iterator<Item = Tested> {
+    ps.into_iter().enumerate().map(move |(limb, p)| (format!("{name}: chi-squared, limb {limb}"), p))
+}
+
+/// All tests of two texts in one field.
+fn battery(a: &Seen, b: &Seen) -> Vec<Tested> {
+    let field = a.field;
+    assert_eq!(field, b.field);
     let mut all = Vec::new();
-    let mut limbs = |name: &str, ps: [f64; 4]| {
-        all.extend(ps.into_iter().enumerate().map(|(limb, p)| (format!("{name}: chi-squared, limb {limb}"), p)));
-    };
-    let (of_a, of_b) = (a.limbs(), b.limbs());
+    let mut limbs = |name: &str, ps| all.extend(chi_squared(&format!("{field:?}, {name}"), ps));
+    let [of_a, of_b] = [a, b].map(|seen| seen.limbs(seen.runs.iter().flatten().copied()));
     limbs("a is uniform", of_a.uniform());
     limbs("b is uniform", of_b.uniform());
     limbs("a and b are alike", of_a.alike(&of_b));
-    let between = a.runs.iter().flatten().zip(b.runs.iter().flatten()).map(|(&a, &b)| difference(a, b));
-    limbs("a less b", Limbs::of(between).uniform());
+    let between = a.runs.iter().flatten().zip(b.runs.iter().flatten()).map(|(&x, &y)| a.difference(x, y));
+    limbs("a less b", a.limbs(between).uniform());
     for (name, seen) in [("a", a), ("b", b)] {
-        limbs(&format!("{name} between runs"), Limbs::of(seen.between_runs()).uniform());
-        limbs(&format!("{name} between rows"), Limbs::of(seen.between_rows()).uniform());
-        limbs(&format!("{name} between layers"), Limbs::of(seen.between_layers()).uniform());
+        limbs(&format!("{name} between runs"), seen.limbs(seen.between_runs()).uniform());
+        limbs(&format!("{name} between rows"), seen.limbs(seen.between_rows()).uniform());
+        limbs(&format!("{name} between layers"), seen.limbs(seen.between_layers()).uniform());
     }
     let (sorted_a, sorted_b) = (a.sorted(), b.sorted());
-    all.push(("a is uniform: Kolmogorov-Smirnov".to_owned(), ks_uniform(&sorted_a)));
-    all.push(("b is uniform: Kolmogorov-Smirnov".to_owned(), ks_uniform(&sorted_b)));
-    all.push(("a and b are alike: Kolmogorov-Smirnov".to_owned(), ks_alike(&sorted_a, &sorted_b)));
+    let mut other = |name: &str, p| all.push((format!("{field:?}, {name}"), p));
+    other("a is uniform: Kolmogorov-Smirnov", ks_uniform(field, &sorted_a));
+    other("b is uniform: Kolmogorov-Smirnov", ks_uniform(field, &sorted_b));
+    other("a and b are alike: Kolmogorov-Smirnov", ks_alike(&sorted_a, &sorted_b));
     for (name, seen, codes) in [("a", a, &a.codes), ("b", b, &b.codes), ("a with the other text", a, &b.codes)] {
         let codes: Vec<u32> = seen.runs.iter().flat_map(|_| codes).copied().collect();
-        all.push((format!("{name}: correlation with codes"), correlation(&seen.runs.concat(), &codes).0));
+        other(&format!("{name}: correlation with codes"), correlation(field, &seen.runs.concat(), &codes).0);
     }
+    all
+}
+
+/// Whether layers of both fields, the first of each, the second of each, ..., have masks of the same random words. An element of
+/// the smaller field is made of the bits that are the low ones of one of the larger field.
+fn between_fields(name: &str, [small, large]: &Text) -> Vec<Tested> {
+    let (field, mut all) = (small.field, Vec::new());
+    for (few, many) in small.runs.iter().zip(&large.runs) {
+        let places = small.places().zip(large.places()).zip(small.calls.iter().zip(&large.calls));
+        for ((few_at, many_at), ((_, _, narrow), (_, _, wide))) in places {
+            let rows = few[few_at].chunks_exact(*narrow).zip(many[many_at].chunks_exact(*wide));
+            all.extend(rows.flat_map(|(few, many)| few.iter().zip(many)).map(|(&a, &b)| b.wrapping_sub(a)));
+        }
+    }
+    // Of 24 uniform bits a uniform element, as masks are made.
+    let elements = all.into_iter().map(|x| x & field.mask()).filter(|&x| x < field.prime());
+    chi_squared(&format!("{name} between fields"), Limbs::of(field, elements).uniform()).collect()
+}
+
+/// All tests of two texts.
+fn tests([a, b]: &[Text; 2]) -> Vec<Tested> {
+    let of_fields = a.iter().zip(b).flat_map(|(a, b)| battery(a, b));
+    let all: Vec<_> = of_fields.chain(between_fields("a", a)).chain(between_fields("b", b)).collect();
+    assert_eq!(all.len(), TESTS);
     all
 }
 
@@ -277,8 +365,8 @@ impl Runner {
     }
 
     /// Run both texts so often, and keep what the server without a seed has, and what all but one have.
-    fn run(&self, texts: [&[i32]; 2], lengths: &[u32], runs: usize, servers: usize) -> [[Seen; 2]; 2] {
-        let mut seen: [[Seen; 2]; 2] = Default::default();
+    fn run(&self, texts: [&[i32]; 2], lengths: &[u32], runs: usize, servers: usize) -> [[Text; 2]; 2] {
+        let mut seen = [0, 1].map(|_| [0, 1].map(|_| Seen::nothing()));
         let tokens = |ids: &[i32]| Tensor::from_i32(vec![ids.len() as u32], ids.to_vec()).unwrap();
         let lengths = lengths.iter().map(|&n| n as i32).collect::<Vec<_>>();
         let lengths = tokens(&lengths);
@@ -295,16 +383,11 @@ impl Runner {
                 let answer = self.private.forward(tokens(ids), &lengths).unwrap();
                 assert_eq!(answer.bytes(), plain[text].bytes(), "{:?}", self.servers.manner);
                 let calls = std::mem::take(&mut lock(&self.servers.state).calls);
-                let codes: Vec<u32> =
-                    self.component.take_codes().iter().flat_map(|codes| elements(codes).to_vec()).collect();
-                for (view, seen) in seen.iter_mut().enumerate() {
-                    let seen = &mut seen[text];
-                    let elements = |call: &Call| if view == 0 { call.share.clone() } else { call.together.clone() };
-                    seen.runs.push(calls.iter().flat_map(elements).collect());
-                    assert_eq!(seen.runs[0].len(), codes.len());
-                    assert!(seen.codes.is_empty() || seen.codes == codes);
-                    seen.codes.clone_from(&codes);
-                    seen.calls = calls.iter().map(|call| (call.share.len(), call.width)).collect();
+                let codes = self.component.take_codes();
+                let [alone, together] = &mut seen;
+                for field in 0..Field::ALL.len() {
+                    alone[text][field].note(&calls, &codes, |call| &call.share);
+                    together[text][field].note(&calls, &codes, |call| &call.together);
                 }
             }
         }
@@ -334,7 +417,7 @@ fn what_servers_get_of_two_texts_cannot_be_told_apart() {
     let (tiny_ids, tiny_lengths) = tiny_texts();
     let mut random = Random(4);
     let large = [vec![2003; 128], (0..128).map(|_| random.below(30_000) as i32).collect()];
-    let (mut tests, mut failed) = (0, Vec::new());
+    let (mut made, mut failed) = (0, Vec::new());
     for (name, package, ids, lengths, runs, servers) in [
         ("tiny, 2 servers", tiny_package.clone(), &tiny_ids, tiny_lengths.as_slice(), 40, 2),
         ("tiny, 3 servers", tiny_package, &tiny_ids, tiny_lengths.as_slice(), 20, 3),
@@ -346,20 +429,20 @@ fn what_servers_get_of_two_texts_cannot_be_told_apart() {
         let seen = runner.run([&ids[0], &ids[1]], lengths, runs, servers);
         let [alone, together] = seen;
         // With two servers there is nobody to get together with but the one that makes it all of them.
-        for (view, [a, b]) in [("alone", alone), ("all but one", together)].into_iter().take(servers - 1) {
-            let all = battery(&a, &b);
+        for (view, texts) in [("alone", alone), ("all but one", together)].into_iter().take(servers - 1) {
+            let all = tests(&texts);
             let (worst, p) = least(&all);
             println!(
-                "{name}, {view}: {} elements of each text in {runs} runs, {} tests, least p {p:.3} ({worst}), {:.1} s",
-                a.runs.iter().map(Vec::len).sum::<usize>(),
+                "{name}, {view}: {:?} elements of each text in {runs} runs, {} tests, least p {p:.3} ({worst}), {:.1} s",
+                texts[0].each_ref().map(|seen| (seen.field, seen.runs.iter().map(Vec::len).sum::<usize>())),
                 all.len(),
                 start.elapsed().as_secs_f64()
             );
-            tests += all.len();
+            made += all.len();
             failed.extend(all.into_iter().filter(|&(_, p)| p < REJECT));
         }
     }
-    assert!(tests <= MOST_TESTS, "{tests} tests");
+    assert!(made + TESTS <= MOST_TESTS, "{made} tests");
     assert!(failed.is_empty(), "below {REJECT:.1e}: {failed:?}");
 }
 
@@ -371,21 +454,27 @@ fn broken_splitters_are_rejected() {
     let (ids, lengths) = tiny_texts();
     let run = |manner| {
         let runner = Runner::new(&bench, &package, manner);
-        let [[a, b], _] = runner.run([&ids[0], &ids[1]], &lengths, 8, 2);
-        battery(&a, &b)
+        let [texts, _] = runner.run([&ids[0], &ids[1]], &lengths, 8, 2);
+        texts
     };
+    let rejecting = |all: Vec<Tested>| all.into_iter().filter(|&(_, p)| p < REJECT).map(|(name, _)| name);
     // As few runs of a sound one are accepted.
-    let sound = run(Manner::Sound);
+    let sound = tests(&run(Manner::Sound));
     assert!(sound.iter().all(|&(_, p)| p >= REJECT), "{:?}", least(&sound));
     for manner in BROKEN {
-        let all = run(manner);
-        let caught: Vec<_> = all.iter().filter(|&&(_, p)| p < REJECT).map(|(name, _)| name.as_str()).collect();
-        println!(
-            "{manner:?}: {} of {} tests reject, the first is `{}`",
-            caught.len(),
-            all.len(),
-            caught.first().unwrap_or(&"none")
-        );
-        assert!(!caught.is_empty(), "{manner:?} passes");
+        let [a, b] = run(manner);
+        for (a, b) in a.iter().zip(&b) {
+            let all = battery(a, b);
+            let (count, caught) = (all.len(), rejecting(all).collect::<Vec<_>>());
+            let first = caught.first().unwrap_or_else(|| panic!("{manner:?} passes in {:?}", a.field));
+            println!("{manner:?}: {} of {count} tests reject, the first is `{first}`", caught.len());
+        }
+    }
+    // What no field shows by itself.
+    let [a, b] = run(Manner::StreamOfTwo);
+    for (name, text) in [("a", &a), ("b", &b)] {
+        let caught: Vec<_> = rejecting(between_fields(name, text)).collect();
+        assert!(!caught.is_empty(), "{name}: a stream of layers of both fields passes");
+        println!("{:?}: {caught:?}", Manner::StreamOfTwo);
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod decoding;
+mod hostile_shares;
 mod nodes;
 mod pipeline;
 mod plans;

@@ -1,29 +1,27 @@
 //! Shares over real sockets on loopback: products are those of the reference, and what a node does not put up with.
 
-use ostrakon_exact::field::{P, Parts, lift, reference};
+use ostrakon_exact::Linear;
+use ostrakon_exact::field::{Field, Parts, lift, reference};
 use ostrakon_exact::reference::accumulate;
 use ostrakon_exact::simd::{Executor, Level};
-use ostrakon_exact::{Layer, Linear};
-use ostrakon_net::{Client, Event, FrameStream, NetConfig, NetError, Offence};
+use ostrakon_net::{Client, Event, FrameStream, NetConfig, Offence};
 use ostrakon_node::swarm::serve::{Blocks, PackageSetting, ServeSettings, Serving};
-use ostrakon_protocol::share::{FromServer, MAX_LAYER_NAME, ToServer};
-use ostrakon_protocol::wire::{MAX_TENSOR_BYTES, Refusal};
+use ostrakon_protocol::share::{FromServer, ToServer};
+use ostrakon_protocol::wire::Refusal;
 use ostrakon_protocol::{Digest, PublicKey};
-use ostrakon_tests::serving::{digest, settings, start, whole};
+use ostrakon_tests::private::{linear_layers, packed, unpacked};
+use ostrakon_tests::serving::{settings, start, whole};
 use ostrakon_tests::tiny::{BLOCKS, Random, Tiny, key, quick};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A frame and what follows it.
-type Sent = (ToServer, Vec<u8>);
-
 /// The client's end of a stream.
-type Stream = FrameStream<FromServer, ToServer>;
+pub(crate) type Stream = FrameStream<FromServer, ToServer>;
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Most rows of a call in most tests.
-const ROWS: u32 = 64;
+pub(crate) const ROWS: u32 = 64;
 
 async fn network(seed: u8, listen: &[&str]) -> (Client, ostrakon_net::Events) {
     let listen = listen.iter().map(|&address| address.to_owned()).collect();
@@ -31,10 +29,10 @@ async fn network(seed: u8, listen: &[&str]) -> (Client, ostrakon_net::Events) {
 }
 
 /// A node that serves.
-struct Node {
-    serving: Arc<Serving>,
-    client: Client,
-    offences: Arc<Mutex<Vec<Offence>>>,
+pub(crate) struct Node {
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) client: Client,
+    pub(crate) offences: Arc<Mutex<Vec<Offence>>>,
 }
 
 impl Node {
@@ -62,7 +60,7 @@ impl Node {
     }
 
     /// Until as many streams are there.
-    async fn until_used(&self, used: u32) {
+    pub(crate) async fn until_used(&self, used: u32) {
         let begun = Instant::now();
         while self.serving.load().used != used {
             assert!(begun.elapsed() < SOON, "{} are used, not {used}", self.serving.load().used);
@@ -71,7 +69,7 @@ impl Node {
     }
 
     /// As soon as so many offences were noted: they are taken away.
-    async fn offences(&self, count: usize) -> Vec<Offence> {
+    pub(crate) async fn offences(&self, count: usize) -> Vec<Offence> {
         let begun = Instant::now();
         while self.offences.lock().unwrap().len() < count {
             assert!(begun.elapsed() < SOON, "{:?}", self.offences);
@@ -86,10 +84,10 @@ impl Node {
 }
 
 /// Somebody who has shares multiplied.
-struct Peer(Client);
+pub(crate) struct Peer(Client);
 
 impl Peer {
-    async fn new(seed: u8, nodes: &[&Node]) -> Self {
+    pub(crate) async fn new(seed: u8, nodes: &[&Node]) -> Self {
         let (client, mut events) = network(seed, &[]).await;
         tokio::spawn(async move { while events.recv().await.is_some() {} });
         for node in nodes {
@@ -102,31 +100,32 @@ impl Peer {
         self.0.share(node.key()).await.unwrap()
     }
 
-    async fn sent(&self, node: &Node, frame: &ToServer) -> Stream {
+    pub(crate) async fn sent(&self, node: &Node, frame: &ToServer) -> Stream {
         let mut stream = self.stream(node).await;
         stream.send(frame, &[]).await.unwrap();
         stream
     }
 
-    async fn open(&self, node: &Node, open: &ToServer) -> Stream {
+    pub(crate) async fn open(&self, node: &Node, open: &ToServer) -> Stream {
         let mut stream = self.sent(node, open).await;
         assert_eq!(next(&mut stream).await, FromServer::Opened);
         stream
     }
 }
 
-async fn next(stream: &mut Stream) -> FromServer {
+pub(crate) async fn next(stream: &mut Stream) -> FromServer {
     stream.receive(SOON).await.unwrap().unwrap()
 }
 
-async fn product(stream: &mut Stream, wanted: u32) -> Vec<u32> {
+pub(crate) async fn product(stream: &mut Stream, wanted: u32, parts: &Parts) -> Vec<u32> {
     let FromServer::Product { call, bytes, .. } = next(stream).await else { panic!() };
     assert_eq!(call, wanted);
     let bytes = stream.payload(bytes, 1 << 20).await.unwrap();
-    bytes.chunks(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect()
+    assert_eq!(bytes.len() % (parts.columns() * parts.field().bytes()), 0, "whole rows");
+    unpacked(parts.field(), parts.columns(), &bytes)
 }
 
-async fn failed(stream: &mut Stream) -> (u32, Refusal, String) {
+pub(crate) async fn failed(stream: &mut Stream) -> (u32, Refusal, String) {
     match next(stream).await {
         FromServer::Failed { call, why, reason } => (call, why, reason),
         other => panic!("{other:?}"),
@@ -134,30 +133,21 @@ async fn failed(stream: &mut Stream) -> (u32, Refusal, String) {
 }
 
 /// The model, and its linear layers by name.
-struct Local {
+pub(crate) struct Local {
     tiny: Tiny,
     package: PathBuf,
-    digest: Digest,
-    layers: Vec<(String, Linear)>,
+    pub(crate) digest: Digest,
+    pub(crate) layers: Vec<(String, Linear)>,
 }
 
 impl Local {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let tiny = Tiny::new();
         let package = tiny.honest(3);
         let model = tiny.load(&package, &quick());
-        let mut layers = Vec::new();
-        for block in &model.manifest().blocks {
-            for layer in block.layers.iter().filter(|layer| layer.kind == "linear") {
-                let name = format!("{}.{}", block.name, layer.name);
-                let raw = model.host().raw(&name).unwrap();
-                let Ok(Layer::Linear(linear)) = Layer::from_parts(&raw.kind, &raw.activation, raw.parts) else {
-                    panic!()
-                };
-                layers.push((name, linear));
-            }
-        }
-        assert!(layers.len() == 12);
+        let layers = linear_layers(&model);
+        let fields: Vec<Field> = layers.iter().map(|(_, layer)| Parts::of(layer).field()).collect();
+        assert_eq!(fields, [Field::P31, Field::P24].repeat(6));
         Self { digest: model.digest(), tiny, package, layers }
     }
 
@@ -165,24 +155,26 @@ impl Local {
         ToServer::Open { package: self.digest, from, to, rows: ROWS }
     }
 
-    fn all(&self) -> ToServer {
+    pub(crate) fn all(&self) -> ToServer {
         self.open(0, BLOCKS as u32)
     }
 
-    async fn node(&self, seed: u8) -> Node {
+    pub(crate) async fn node(&self, seed: u8) -> Node {
         Node::new(&self.tiny, seed, settings(), whole(&self.package)).await
     }
 }
 
-fn bytes(elements: &[u32]) -> Vec<u8> {
-    elements.iter().flat_map(|element| element.to_le_bytes()).collect()
+/// A share as the layer's field has it sent.
+pub(crate) fn bytes(layer: &Linear, share: &[u32]) -> Vec<u8> {
+    packed(Parts::of(layer).field(), layer.inputs, share)
 }
 
-fn multiply(call: u32, layer: &str, rows: usize, share: &[u32]) -> ToServer {
-    ToServer::Multiply { call, layer: layer.to_owned(), rows: rows as u32, bytes: 4 * share.len() as u64 }
+pub(crate) fn multiply(call: u32, (name, layer): &(String, Linear), share: &[u32]) -> ToServer {
+    let (rows, bytes) = ((share.len() / layer.inputs) as u32, bytes(layer, share).len() as u64);
+    ToServer::Multiply { call, layer: name.clone(), rows, bytes }
 }
 
-fn masked(call: u32, layer: &str, seed: u8, first: u64, rows: usize) -> ToServer {
+pub(crate) fn masked(call: u32, layer: &str, seed: u8, first: u64, rows: usize) -> ToServer {
     ToServer::Masked { call, layer: layer.to_owned(), stream: call, seed: [seed; 32], first, rows: rows as u32 }
 }
 
@@ -196,32 +188,33 @@ async fn products_of_shares_are_those_of_the_reference_and_add_up() {
     let mut random = Random(5);
     let mut rows_in_all = 0;
     let mut took = Vec::new();
-    for (call, (name, layer)) in (0..).zip(&local.layers) {
+    for (call, named @ (name, layer)) in (0..).zip(&local.layers) {
         let (rows, inputs) = (1 + random.below(ROWS as usize), layer.inputs);
         let largest = layer.activation.max_code() as usize;
         let codes: Vec<u32> = (0..rows * inputs).map(|_| random.below(largest + 1) as u32).collect();
-        let mut mask = vec![0; codes.len()];
-        reference::expand(&[9; 32], call, 1000, rows, inputs, &mut mask).unwrap();
-        let mut share = vec![0; codes.len()];
-        reference::subtract(&codes, &mask, &mut share).unwrap();
-
         let parts = Parts::of(layer);
+        let field = parts.field();
+        let mut mask = vec![0; codes.len()];
+        reference::expand(field, &[9; 32], call, 1000, rows, inputs, &mut mask).unwrap();
+        let mut share = vec![0; codes.len()];
+        reference::subtract(field, &codes, &mask, &mut share).unwrap();
+
         let expected = |share: &[u32]| {
             let mut out = vec![0; rows * parts.columns()];
             reference::multiply(layer, &parts, share, rows, &mut out).unwrap();
             out
         };
         let begun = Instant::now();
-        first.send(&multiply(call, name, rows, &share), &bytes(&share)).await.unwrap();
+        first.send(&multiply(call, named, &share), &bytes(layer, &share)).await.unwrap();
         second.send(&masked(call, name, 9, 1000, rows), &[]).await.unwrap();
-        let (y, z) = (product(&mut first, call).await, product(&mut second, call).await);
+        let (y, z) = (product(&mut first, call, &parts).await, product(&mut second, call, &parts).await);
         took.push(begun.elapsed());
         assert!(y == expected(&share) && z == expected(&mask), "{name}");
 
         let mut sum = vec![0; y.len()];
-        reference::add(&y, &z, &mut sum).unwrap();
+        reference::add(field, &y, &z, &mut sum).unwrap();
         let mut totals = vec![0; rows * layer.outputs];
-        lift(&executor, &sum, parts.least(), layer.outputs, &mut totals).unwrap();
+        lift(&executor, field, &sum, parts.least(), layer.outputs, &mut totals).unwrap();
         let codes: Vec<u16> = codes.iter().map(|&code| code as u16).collect();
         for (at, total) in totals.iter().enumerate() {
             let (row, output) = (at / layer.outputs, at % layer.outputs);
@@ -254,19 +247,19 @@ async fn calls_may_be_sent_before_the_first_is_answered_and_peers_do_not_mix() {
     let mut expected = vec![Vec::new(), Vec::new()];
     for call in 0..24u32 {
         for (stream, expected) in streams.iter_mut().zip(&mut expected) {
-            let (name, layer) = &local.layers[random.below(12)];
-            let rows = 1 + random.below(8);
-            let share: Vec<u32> = (0..rows * layer.inputs).map(|_| random.below(P as usize) as u32).collect();
-            stream.send(&multiply(call, name, rows, &share), &bytes(&share)).await.unwrap();
-            let parts = Parts::of(layer);
+            let named @ (_, layer) = &local.layers[random.below(12)];
+            let (rows, parts) = (1 + random.below(8), Parts::of(layer));
+            let p = parts.field().prime() as usize;
+            let share: Vec<u32> = (0..rows * layer.inputs).map(|_| random.below(p) as u32).collect();
+            stream.send(&multiply(call, named, &share), &bytes(layer, &share)).await.unwrap();
             let mut out = vec![0; rows * parts.columns()];
             reference::multiply(layer, &parts, &share, rows, &mut out).unwrap();
-            expected.push(out);
+            expected.push((parts, out));
         }
     }
     for (stream, expected) in streams.iter_mut().zip(&expected) {
-        for (call, expected) in (0..).zip(expected) {
-            assert!(product(stream, call).await == *expected);
+        for (call, (parts, expected)) in (0..).zip(expected) {
+            assert!(product(stream, call, parts).await == *expected);
         }
     }
 }
@@ -279,9 +272,11 @@ async fn a_node_with_some_blocks_multiplies_with_their_layers_alone() {
     let peer = Peer::new(20, &[&node]).await;
     let own = ["attention.qkv", "attention.output", "feed-forward.up", "feed-forward.down"];
     let mut stream = peer.open(&node, &local.open(0, 2)).await;
-    for (call, layer) in (0..).zip(own) {
-        stream.send(&masked(call, &format!("blocks.0.{layer}"), 1, 0, 3), &[]).await.unwrap();
-        assert!(!product(&mut stream, call).await.is_empty());
+    for (call, (layer, (name, linear))) in (0..).zip(own.into_iter().zip(&local.layers)) {
+        assert_eq!(*name, format!("blocks.0.{layer}"));
+        stream.send(&masked(call, name, 1, 0, 3), &[]).await.unwrap();
+        let parts = Parts::of(linear);
+        assert_eq!(product(&mut stream, call, &parts).await.len(), 3 * parts.columns());
     }
     for layer in own {
         let mut stream = peer.open(&node, &local.open(0, 2)).await;
@@ -299,135 +294,6 @@ async fn a_node_with_some_blocks_multiplies_with_their_layers_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_frames_end_their_stream_and_nothing_else() {
-    let local = Local::new();
-    let node = local.node(1).await;
-    let (peer, other) = (Peer::new(20, &[&node]).await, Peer::new(21, &[&node]).await);
-    let (name, layer) = &local.layers[0];
-    let share: Vec<u32> = (0..2 * layer.inputs as u32).collect();
-    let good = multiply(0, name, 2, &share);
-    let sized = |rows: u32, bytes: u64| ToServer::Multiply { call: 0, layer: name.clone(), rows, bytes };
-    // An honest stream that is there all the time.
-    let mut honest = other.open(&node, &local.all()).await;
-
-    let with = |at: usize, element: u32| {
-        let mut share = share.clone();
-        share[at] = element;
-        share
-    };
-    let long = "a".repeat(MAX_LAYER_NAME + 1);
-    let twice = |call| vec![(good.clone(), bytes(&share)), (multiply(call, name, 2, &share), bytes(&share))];
-    let one = |frame: ToServer| vec![(frame, Vec::new())];
-    let first = |rows: u32, first: u64| ToServer::Masked {
-        call: 0,
-        layer: name.clone(),
-        stream: 0,
-        seed: [1; 32],
-        first,
-        rows,
-    };
-    let wrong: Vec<(Vec<Sent>, &str)> = vec![
-        // Not elements.
-        (vec![(good.clone(), bytes(&with(0, P)))], "below"),
-        (vec![(good.clone(), bytes(&with(share.len() - 1, P)))], "below"),
-        (vec![(good.clone(), bytes(&with(5, u32::MAX)))], "below"),
-        // Sizes.
-        (one(sized(2, 8 * layer.inputs as u64 - 4)), "bytes follow"),
-        (one(sized(2, 8 * layer.inputs as u64 + 1)), "bytes follow"),
-        (one(sized(2, 0)), "bytes follow"),
-        (one(sized(2, MAX_TENSOR_BYTES)), "bytes follow"),
-        (one(sized(2, u64::MAX)), "bytes follow"),
-        (one(sized(0, 0)), "0 rows in a call"),
-        (one(sized(ROWS + 1, u64::from(ROWS + 1) * 4 * layer.inputs as u64)), "the stream is for 1 to 64"),
-        (one(sized(u32::MAX, u64::from(u32::MAX) * 64)), "the stream is for 1 to 64"),
-        (one(first(0, 0)), "0 rows in a call"),
-        (one(first(ROWS + 1, 0)), "the stream is for 1 to 64"),
-        (one(first(u32::MAX, 0)), "the stream is for 1 to 64"),
-        (one(first(2, u64::MAX - 1)), "from row 18446744073709551614 on"),
-        // Layers.
-        (one(multiply(0, "blocks.0.attention", 2, &share)), "no linear layer"),
-        (one(multiply(0, "blocks.0.attention.norm", 2, &share)), "no linear layer"),
-        (one(multiply(0, "embeddings.words", 2, &share)), "no linear layer"),
-        (one(multiply(0, "attention.qkv", 2, &share)), "no linear layer"),
-        (one(multiply(0, "", 2, &share)), "no linear layer"),
-        (one(multiply(0, "../../etc/passwd", 2, &share)), "no linear layer"),
-        (one(multiply(0, "blocks.0\n\u{202e}", 2, &share)), "no linear layer"),
-        (one(masked(0, "pooling.x", 1, 0, 2)), "no linear layer"),
-        (one(multiply(0, &long, 2, &share)), "129 characters"),
-        (one(masked(0, &long, 1, 0, 2)), "129 characters"),
-        // Order.
-        (twice(0), "call 0 has been"),
-        (one(local.all()), "open already"),
-    ];
-    let count = wrong.len();
-    for (frames, words) in wrong {
-        let mut stream = peer.open(&node, &local.all()).await;
-        let answered = frames.len() - 1;
-        for (frame, payload) in frames {
-            stream.send(&frame, &payload).await.unwrap();
-        }
-        for _ in 0..answered {
-            product(&mut stream, 0).await;
-        }
-        let (_, why, reason) = failed(&mut stream).await;
-        assert!(why == Refusal::Bad && reason.contains(words), "{words}: {why:?} {reason}");
-        assert!(reason.len() < 2000 && !reason.chars().any(char::is_control), "{reason:?}");
-    }
-    assert_eq!(node.offences(count).await, vec![Offence::Malformed; count]);
-
-    // The largest number has no next one.
-    let mut last = peer.open(&node, &local.all()).await;
-    for _ in 0..2 {
-        last.send(&multiply(u32::MAX, name, 2, &share), &bytes(&share)).await.unwrap();
-    }
-    product(&mut last, u32::MAX).await;
-    assert!(failed(&mut last).await.2.contains("has been"));
-
-    // The first frame.
-    for frame in [good.clone(), masked(0, name, 1, 0, 2), ToServer::Close] {
-        let mut stream = peer.sent(&node, &frame).await;
-        let (_, why, reason) = failed(&mut stream).await;
-        assert!(why == Refusal::Bad && reason.contains("first frame"), "{reason}");
-    }
-    assert_eq!(node.offences(4).await, [Offence::Malformed; 4]);
-    // What is opened may be elsewhere, or too much: no offence.
-    let opened = |package, from, to, rows| ToServer::Open { package, from, to, rows };
-    let all = BLOCKS as u32;
-    for (frame, why, words) in [
-        (opened(digest(9), 0, 1, 1), Refusal::NotHere, "is not served here"),
-        (opened(local.digest, 0, all + 1, 1), Refusal::NotHere, "are not served here"),
-        (opened(local.digest, 2, 2, 1), Refusal::NotHere, "are not served here"),
-        (opened(local.digest, 3, 2, 1), Refusal::NotHere, "are not served here"),
-        (opened(local.digest, u32::MAX, 0, 1), Refusal::NotHere, "are not served here"),
-        (opened(local.digest, 0, all, 0), Refusal::Bad, "0 rows in a call"),
-        (opened(local.digest, 0, all, u32::MAX), Refusal::Bad, "rows in a call: 1 to"),
-    ] {
-        let mut stream = peer.sent(&node, &frame).await;
-        let (_, kind, reason) = failed(&mut stream).await;
-        assert!(kind == why && reason.contains(words), "{kind:?} {reason}");
-    }
-    assert!(node.offences.lock().unwrap().is_empty());
-
-    // Bytes that are no frames, and headers larger than any: the stream ends.
-    let raw_peer = Peer::new(22, &[&node]).await;
-    for raw in [&[7u8; 300][..], &u32::MAX.to_le_bytes(), &[4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]] {
-        let mut stream = raw_peer.open(&node, &local.all()).await;
-        stream.write(raw).await.unwrap();
-        let ended = stream.receive(SOON).await;
-        assert!(matches!(ended, Ok(None) | Err(NetError::Closed(_))), "{ended:?}");
-    }
-
-    // And the honest one goes on.
-    honest.send(&good, &bytes(&share)).await.unwrap();
-    let mut expected = vec![0; 2 * Parts::of(layer).columns()];
-    reference::multiply(layer, &Parts::of(layer), &share, 2, &mut expected).unwrap();
-    assert!(product(&mut honest, 0).await == expected);
-    node.until_used(1).await;
-    drop(honest);
-    node.until_used(0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn slots_and_memory_are_held_while_a_stream_is_open() {
     let local = Local::new();
     let few = ServeSettings { slots: 3, slots_per_peer: 2, memory: 100_000, ..settings() };
@@ -435,8 +301,8 @@ async fn slots_and_memory_are_held_while_a_stream_is_open() {
     let (a, b) = (Peer::new(20, &[&node]).await, Peer::new(21, &[&node]).await);
     let free = node.serving.load().free_memory;
     let first = a.open(&node, &local.all()).await;
-    // 64 rows of the widest layer: 16 columns in, twice, and 48 out.
-    assert_eq!(free - node.serving.load().free_memory, 64 * 4 * (2 * 16 + 48));
+    // 64 rows of the widest layer, 16 columns in and 48 out: as they are sent and as they are computed with.
+    assert_eq!(free - node.serving.load().free_memory, 64 * 4 * 2 * (16 + 48));
     let _second = a.open(&node, &local.all()).await;
     let (_, why, reason) = failed(&mut a.sent(&node, &local.all()).await).await;
     assert!(why == Refusal::Busy && reason.contains("all 2 slots that one peer"), "{reason}");
@@ -477,8 +343,9 @@ async fn streams_end_by_silence_and_a_node_that_leaves_opens_none() {
     let (_, why, reason) = failed(&mut peer.sent(&leaving, &local.all()).await).await;
     assert!(why == Refusal::Busy && reason.contains("it will leave"), "{reason}");
     // What is open goes on, as long as something is wanted.
-    running.send(&masked(0, &local.layers[0].0, 1, 0, 2), &[]).await.unwrap();
-    product(&mut running, 0).await;
+    let (name, layer) = &local.layers[0];
+    running.send(&masked(0, name, 1, 0, 2), &[]).await.unwrap();
+    product(&mut running, 0, &Parts::of(layer)).await;
     assert!(!draining.is_finished());
     let (_, why, _) = failed(&mut running).await;
     assert_eq!(why, Refusal::Busy);

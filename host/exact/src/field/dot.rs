@@ -1,6 +1,6 @@
 //! Inner products modulo p: both sides of a check.
 
-use super::P;
+use super::Field;
 use super::elements::{expect_elements, largest, reduce_once};
 use crate::ragged::ShapeError;
 use crate::reference::expect_len;
@@ -36,15 +36,15 @@ impl Halves {
         }
     }
 
-    /// A lane is below 2^32 times the elements of a block, so all lanes of both halves fit 64 bits.
-    fn together(self) -> u32 {
+    /// A lane is below 2^32 times a quarter of the elements of a block, so the sum of all is below 2^52.
+    fn together(self, p: u64) -> u32 {
         let (low, high) = (self.low.iter().sum::<u64>(), self.high.iter().sum::<u64>());
-        ((low + 2 * high) % u64::from(P)) as u32
+        ((low + (1 << 32) % p * high) % p) as u32
     }
 }
 
 /// Both inner products of at most [`BLOCK`] elements.
-fn block(level: Proven, row: &[u32], [first, second]: [&[u32]; 2]) -> [u32; 2] {
+fn block(level: Proven, p: u32, row: &[u32], [first, second]: [&[u32]; 2]) -> [u32; 2] {
     let ([mut a, mut b], done) = match level.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 => super::avx2::front(level, row, first, second),
@@ -54,20 +54,27 @@ fn block(level: Proven, row: &[u32], [first, second]: [&[u32]; 2]) -> [u32; 2] {
     let row = row.get(rest(row)).unwrap_or(&[]);
     a.add(row, first.get(rest(first)).unwrap_or(&[]));
     b.add(row, second.get(rest(second)).unwrap_or(&[]));
-    [a.together(), b.together()]
+    [a, b].map(|sums| sums.together(p.into()))
 }
 
 /// `out[r]` is the inner product modulo p of row r with each of the two vectors; `rows` is [R, width].
 ///
 /// # Errors
 /// Slices of another size, numbers that are not elements.
-pub fn dot(executor: &Executor, rows: &[u32], vectors: [&[u32]; 2], out: &mut [[u32; 2]]) -> Result<(), ShapeError> {
+pub fn dot(
+    executor: &Executor,
+    field: Field,
+    rows: &[u32],
+    vectors: [&[u32]; 2],
+    out: &mut [[u32; 2]],
+) -> Result<(), ShapeError> {
     let [first, second] = vectors;
     let width = first.len();
     expect_len("the second vector", second.len(), width, 1)?;
     expect_len("the rows", rows.len(), out.len(), width)?;
-    expect_elements(first)?;
-    expect_elements(second)?;
+    expect_elements(field, first)?;
+    expect_elements(field, second)?;
+    let p = field.prime();
     out.fill([0; 2]);
     if rows.is_empty() {
         return Ok(());
@@ -79,12 +86,12 @@ pub fn dot(executor: &Executor, rows: &[u32], vectors: [&[u32]; 2], out: &mut [[
         for (row, out) in rows.chunks_exact(width).zip(out) {
             most.fetch_max(largest(executor.proven(), row), Ordering::Relaxed);
             for ((row, first), second) in row.chunks(BLOCK).zip(first.chunks(BLOCK)).zip(second.chunks(BLOCK)) {
-                for (out, sum) in out.iter_mut().zip(block(executor.proven(), row, [first, second])) {
-                    *out = reduce_once(*out + sum);
+                for (out, sum) in out.iter_mut().zip(block(executor.proven(), p, row, [first, second])) {
+                    *out = reduce_once(*out + sum, p);
                 }
             }
         }
     });
     // Sums of numbers that are no elements mean nothing.
-    if most.into_inner() < P { Ok(()) } else { expect_elements(rows) }
+    if most.into_inner() < p { Ok(()) } else { expect_elements(field, rows) }
 }

@@ -1,6 +1,6 @@
 //! Masks from seeds.
 
-use super::P;
+use super::Field;
 use crate::ragged::ShapeError;
 use crate::reference::expect_len;
 use crate::simd::Executor;
@@ -21,29 +21,30 @@ const WORDS: usize = 16;
 
 instantiate! {
     /// Elements of blocks to the front of `out`, and how many.
-    fn take(blocks: &[Block<ChaChaCore<U10>>], out: &mut [u32]) -> usize = take_body;
+    fn take(field: Field, blocks: &[Block<ChaChaCore<U10>>], out: &mut [u32]) -> usize = take_body;
 }
 
 #[inline(always)]
-fn take_body(blocks: &[Block<ChaChaCore<U10>>], out: &mut [u32]) -> usize {
+fn take_body(field: Field, blocks: &[Block<ChaChaCore<U10>>], out: &mut [u32]) -> usize {
+    let (p, mask) = (field.prime(), field.mask());
     let mut skipped = false;
     for (block, out) in blocks.iter().zip(out.chunks_mut(WORDS)) {
         let words = block.as_slice().as_chunks::<4>().0;
         for (out, &word) in out.iter_mut().zip(words) {
-            *out = u32::from_le_bytes(word) & P;
-            skipped |= *out == P;
+            *out = u32::from_le_bytes(word) & mask;
+            skipped |= *out >= p;
         }
     }
     if !skipped {
         return out.len().min(blocks.len() * WORDS);
     }
     let words = blocks.iter().flat_map(|block| block.as_slice().as_chunks::<4>().0);
-    let elements = words.map(|&word| u32::from_le_bytes(word) & P).filter(|&x| x != P);
+    let elements = words.map(|&word| u32::from_le_bytes(word) & mask).filter(|&x| x < p);
     out.iter_mut().zip(elements).map(|(out, x)| *out = x).count()
 }
 
 /// One row of a mask.
-fn row(level: Proven, seed: &[u8; 32], stream: u32, row: u64, mut out: &mut [u32]) {
+fn row(level: Proven, field: Field, seed: &[u8; 32], stream: u32, row: u64, mut out: &mut [u32]) {
     let mut nonce = Nonce::default();
     let bytes = stream.to_le_bytes().into_iter().chain(row.to_le_bytes());
     nonce.iter_mut().zip(bytes).for_each(|(nonce, byte)| *nonce = byte);
@@ -52,7 +53,7 @@ fn row(level: Proven, seed: &[u8; 32], stream: u32, row: u64, mut out: &mut [u32
     while !out.is_empty() {
         let blocks = blocks.get_mut(..out.len().div_ceil(WORDS).min(BLOCKS)).unwrap_or(&mut []);
         cipher.write_keystream_blocks(blocks);
-        let taken = take(level, blocks, out);
+        let taken = take(level, field, blocks, out);
         out = out.get_mut(taken..).unwrap_or(&mut []);
     }
 }
@@ -62,8 +63,10 @@ fn row(level: Proven, seed: &[u8; 32], stream: u32, row: u64, mut out: &mut [u32
 ///
 /// # Errors
 /// An output of another size, over [`MAX_COLUMNS`] columns, row numbers past 2^64.
+#[allow(clippy::too_many_arguments, reason = "the operation has as many")]
 pub fn expand(
     executor: &Executor,
+    field: Field,
     seed: &[u8; 32],
     stream: u32,
     first_row: u64,
@@ -79,7 +82,7 @@ pub fn expand(
     executor.crew().each_chunk(out, chunk * columns, |i, out| {
         let first = first_row.wrapping_add((i * chunk) as u64);
         for (r, out) in out.chunks_exact_mut(columns).enumerate() {
-            row(executor.proven(), seed, stream, first.wrapping_add(r as u64), out);
+            row(executor.proven(), field, seed, stream, first.wrapping_add(r as u64), out);
         }
     });
     Ok(())

@@ -1,12 +1,13 @@
 //! Where a layer's columns are cut, so that totals are known from their class modulo p.
 
-use super::P;
+use super::Field;
 use crate::layer::Linear;
 use core::ops::Range;
 
 /// The parts of a layer: ranges of its input columns. See the [module](super).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
+    field: Field,
     ranges: Vec<Range<usize>>,
     least: Vec<i64>,
     inputs: usize,
@@ -14,10 +15,22 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Cut `layer`.
+    /// Choose the field of `layer` and cut it.
     pub fn of(layer: &Linear) -> Self {
+        let most = Self::most(layer, Field::P24);
+        let mut rows = layer.weight.as_slice().chunks_exact(layer.inputs.max(1));
+        let whole = rows.all(|row| reach(row, most) == row.len());
+        Self::cut(layer, if whole { Field::P24 } else { Field::P31 })
+    }
+
+    /// The largest sum of magnitudes of weights that a part may have for one output.
+    fn most(layer: &Linear, field: Field) -> u64 {
+        u64::from((field.prime() - 1) / layer.activation.max_code().unsigned_abs().max(1))
+    }
+
+    fn cut(layer: &Linear, field: Field) -> Self {
         let code = layer.activation.max_code().unsigned_abs();
-        let most = u64::from((P - 1) / code.max(1));
+        let most = Self::most(layer, field);
         let rows = || layer.weight.as_slice().chunks_exact(layer.inputs.max(1));
         let mut ranges = Vec::new();
         let mut start = 0;
@@ -34,7 +47,12 @@ impl Parts {
             .iter()
             .flat_map(|range| rows().map(|row| i64::from(code) * negative(row.get(range.clone()).unwrap_or(&[]))))
             .collect();
-        Self { ranges, least, inputs: layer.inputs, outputs: layer.outputs }
+        Self { field, ranges, least, inputs: layer.inputs, outputs: layer.outputs }
+    }
+
+    /// The field in which the layer is multiplied.
+    pub const fn field(&self) -> Field {
+        self.field
     }
 
     /// The columns of each part, in order.

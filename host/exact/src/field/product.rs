@@ -13,7 +13,7 @@
 //! waits only for what others have begun. So this may be called from any thread, those of the executor included.
 
 use super::elements::{expect_elements, reduce_once};
-use super::{P, Parts};
+use super::{Field, Parts};
 use crate::layer::Linear;
 use crate::reference::expect_len;
 use crate::simd::instantiate::instantiate;
@@ -33,14 +33,11 @@ const LEAST_CHUNK_ROWS: usize = 8;
 const CHUNK_TOTALS: usize = 1 << 16;
 /// Most numbers that a thread keeps memory for; a chunk has more only if one row of a very wide layer does.
 const MOST_KEPT: usize = 1 << 20;
-/// Added before folding: 0 modulo p, and above every total in magnitude.
-const ABOVE: i64 = (P as i64) << 25;
-
 instantiate! {
     /// The low and the high 16 bits.
     fn split(elements: &[u32], low: &mut [u16], high: &mut [u16]) = split_body;
     /// `low + 2^16 high` modulo p.
-    fn fold(low: &[i64], high: &[i64], out: &mut [u32]) = fold_body;
+    fn fold(field: Field, low: &[i64], high: &[i64], out: &mut [u32]) = fold_body;
 }
 
 #[inline(always)]
@@ -52,22 +49,42 @@ fn split_body(elements: &[u32], low: &mut [u16], high: &mut [u16]) {
 }
 
 #[inline(always)]
-fn fold_body(low: &[i64], high: &[i64], out: &mut [u32]) {
-    for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
-        *out = fold_one(low.wrapping_add(high << 16));
+fn fold_body(field: Field, low: &[i64], high: &[i64], out: &mut [u32]) {
+    // A loop for each field, in which it is a constant.
+    match field {
+        Field::P24 => fold_in(Field::P24, low, high, out),
+        Field::P31 => fold_in(Field::P31, low, high, out),
     }
 }
 
-/// A total modulo p; below 2^55 in magnitude.
 #[inline(always)]
-pub(crate) fn fold_one(total: i64) -> u32 {
-    let x = total.wrapping_add(ABOVE) as u64;
-    reduce_once(((x & u64::from(P)) + (x >> 31)) as u32)
+fn fold_in(field: Field, low: &[i64], high: &[i64], out: &mut [u32]) {
+    for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+        *out = fold_one(field, low.wrapping_add(high << 16));
+    }
+}
+
+/// A total modulo p; below `p * 2^24` in magnitude for the smaller field, `p * 2^25` for the larger one.
+#[inline(always)]
+pub(crate) fn fold_one(field: Field, total: i64) -> u32 {
+    let p = field.prime();
+    match field {
+        Field::P24 => {
+            let x = total.wrapping_add(i64::from(p) << 24) as u64;
+            let x = ((x & 0xff_ffff) + 3 * (x >> 24)) as u32;
+            reduce_once((x & 0xff_ffff) + 3 * (x >> 24), p)
+        }
+        Field::P31 => {
+            let x = total.wrapping_add(i64::from(p) << 25) as u64;
+            reduce_once(((x & u64::from(p)) + (x >> 31)) as u32, p)
+        }
+    }
 }
 
 /// A layer, packed for a backend, that multiplies rows of elements. See the [module](super).
 pub struct ShareProduct {
     executor: Arc<Executor>,
+    field: Field,
     inputs: usize,
     outputs: usize,
     parts: Vec<(Range<usize>, Box<dyn Product>)>,
@@ -106,12 +123,18 @@ impl ShareProduct {
         };
         Ok(Self {
             executor,
+            field: cut.field(),
             inputs: layer.inputs,
             outputs: layer.outputs,
             parts,
             codes: Kept::default(),
             totals: Kept::default(),
         })
+    }
+
+    /// The field of shares and products.
+    pub fn field(&self) -> Field {
+        self.field
     }
 
     /// Columns K of the shares.
@@ -131,7 +154,7 @@ impl ShareProduct {
     pub fn multiply(&self, shares: &[u32], rows: usize, out: &mut [u32]) -> Result<(), ProductError> {
         expect_len("the share", shares.len(), rows, self.inputs)?;
         expect_len("the output", out.len(), rows, self.columns())?;
-        expect_elements(shares)?;
+        expect_elements(self.field, shares)?;
         if out.is_empty() {
             return Ok(());
         }
@@ -165,8 +188,6 @@ impl ShareProduct {
                 MEMORY.set(memory);
             }
         });
-        // It is to be sent now.
-        self.executor.dismiss();
         failed.into_inner().map_or(Ok(()), Err)
     }
 
@@ -176,7 +197,7 @@ impl ShareProduct {
         for (part, (range, product)) in self.parts.iter().enumerate() {
             let (start, stride) = (part * self.outputs, self.columns());
             let elements = shares.chunks_exact(self.inputs.max(1)).map(|row| row.get(range.clone()).unwrap_or(&[]));
-            if product.as_cpu().is_some_and(|cpu| cpu.multiply_elements(elements, out, start, stride)) {
+            if product.as_cpu().is_some_and(|cpu| cpu.multiply_elements(self.field, elements, out, start, stride)) {
                 continue;
             }
             let codes = grown(codes, 2 * rows * range.len());
@@ -222,7 +243,7 @@ impl ShareProduct {
         let totals = low.chunks_exact(self.outputs).zip(high.chunks_exact(self.outputs)).skip(first);
         for (out, (low, high)) in out.chunks_exact_mut(self.columns()).zip(totals) {
             let out = out.get_mut(part * self.outputs..(part + 1) * self.outputs).unwrap_or(&mut []);
-            fold(level, low, high, out);
+            fold(level, self.field, low, high, out);
         }
     }
 }

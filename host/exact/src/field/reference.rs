@@ -5,19 +5,26 @@
 
 use super::lift::expect_lift;
 use super::mask::expect_mask;
-use super::{P, Parts};
+use super::packed::expect_rows;
+use super::{Field, Parts};
 use crate::layer::Linear;
 use crate::ragged::ShapeError;
 use crate::reference::expect_len;
 use core::ops::Range;
 
 /// `x` modulo p.
-fn modulo(x: i128) -> u32 {
-    x.rem_euclid(i128::from(P)) as u32
+fn modulo(field: Field, x: i128) -> u32 {
+    x.rem_euclid(i128::from(field.prime())) as u32
+}
+
+/// The field of a layer and its parts: the smaller field if the layer has one part in it.
+pub fn parts(layer: &Linear) -> (Field, Vec<Range<usize>>) {
+    let small = cut(layer, Field::P24);
+    if small.len() <= 1 { (Field::P24, small) } else { (Field::P31, cut(layer, Field::P31)) }
 }
 
 /// The parts of a layer, column by column: where one more would be too many for some output, a new part begins.
-pub fn parts(layer: &Linear) -> Vec<Range<usize>> {
+fn cut(layer: &Linear, field: Field) -> Vec<Range<usize>> {
     let code = i128::from(layer.activation.max_code());
     let weights = layer.weight.as_slice();
     let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -25,7 +32,7 @@ pub fn parts(layer: &Linear) -> Vec<Range<usize>> {
     for k in 0..layer.inputs {
         let column: Vec<i128> =
             weights.iter().skip(k).step_by(layer.inputs).map(|&w| code * i128::from(w).abs()).collect();
-        let fits = sums.iter().zip(&column).all(|(sum, w)| sum + w < i128::from(P));
+        let fits = sums.iter().zip(&column).all(|(sum, w)| sum + w < i128::from(field.prime()));
         match ranges.last_mut().filter(|_| fits) {
             Some(range) => range.end = k + 1,
             None => {
@@ -71,6 +78,7 @@ pub fn chacha20_block(key: &[u8; 32], counter: u32, nonce: &[u8; 12]) -> [u32; 1
 /// # Errors
 /// As there.
 pub fn expand(
+    field: Field,
     seed: &[u8; 32],
     stream: u32,
     first_row: u64,
@@ -84,7 +92,8 @@ pub fn expand(
         let bytes = stream.to_le_bytes().into_iter().chain(row.to_le_bytes());
         nonce.iter_mut().zip(bytes).for_each(|(nonce, byte)| *nonce = byte);
         let words = (0..).flat_map(|counter| chacha20_block(seed, counter, &nonce));
-        let elements = words.map(|word| word & P).filter(|&x| x != P);
+        let bits = field.prime().next_power_of_two() - 1;
+        let elements = words.map(|word| word & bits).filter(|&x| x < field.prime());
         out.iter_mut().zip(elements).for_each(|(out, x)| *out = x);
     }
     Ok(())
@@ -94,11 +103,11 @@ pub fn expand(
 ///
 /// # Errors
 /// As there.
-pub fn add(a: &[u32], b: &[u32], out: &mut [u32]) -> Result<(), ShapeError> {
+pub fn add(field: Field, a: &[u32], b: &[u32], out: &mut [u32]) -> Result<(), ShapeError> {
     expect_len("b", b.len(), a.len(), 1)?;
     expect_len("the output", out.len(), a.len(), 1)?;
     for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-        *out = modulo(i128::from(a) + i128::from(b));
+        *out = modulo(field, i128::from(a) + i128::from(b));
     }
     Ok(())
 }
@@ -107,32 +116,66 @@ pub fn add(a: &[u32], b: &[u32], out: &mut [u32]) -> Result<(), ShapeError> {
 ///
 /// # Errors
 /// As there.
-pub fn subtract(a: &[u32], b: &[u32], out: &mut [u32]) -> Result<(), ShapeError> {
+pub fn subtract(field: Field, a: &[u32], b: &[u32], out: &mut [u32]) -> Result<(), ShapeError> {
     expect_len("b", b.len(), a.len(), 1)?;
     expect_len("the output", out.len(), a.len(), 1)?;
     for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-        *out = modulo(i128::from(a) - i128::from(b));
+        *out = modulo(field, i128::from(a) - i128::from(b));
     }
     Ok(())
 }
 
 /// See [`expect_elements`](super::expect_elements).
-pub fn are_elements(all: &[u32]) -> bool {
-    all.iter().all(|&x| x < P)
+pub fn are_elements(field: Field, all: &[u32]) -> bool {
+    all.iter().all(|&x| x < field.prime())
+}
+
+/// See [`pack`](super::pack).
+///
+/// # Errors
+/// As there.
+pub fn pack(field: Field, elements: &[u32], width: usize, packed: &mut [u8]) -> Result<(), ShapeError> {
+    expect_rows(field, elements.len(), width, packed.len())?;
+    let rows =
+        elements.chunks_exact(width.max(1)).zip(packed.chunks_exact_mut(width.max(1).saturating_mul(field.bytes())));
+    for (elements, packed) in rows {
+        for (k, x) in elements.iter().enumerate() {
+            let bytes = packed.iter_mut().skip(k).step_by(width);
+            bytes.zip(x.to_le_bytes()).for_each(|(to, byte)| *to = byte);
+        }
+    }
+    Ok(())
+}
+
+/// See [`unpack`](super::unpack). Numbers that are not elements are handed out.
+///
+/// # Errors
+/// Slices of another size.
+pub fn unpack(field: Field, packed: &[u8], width: usize, elements: &mut [u32]) -> Result<(), ShapeError> {
+    expect_rows(field, elements.len(), width, packed.len())?;
+    let rows =
+        elements.chunks_exact_mut(width.max(1)).zip(packed.chunks_exact(width.max(1).saturating_mul(field.bytes())));
+    for (elements, packed) in rows {
+        for (k, x) in elements.iter_mut().enumerate() {
+            let bytes = packed.iter().skip(k).step_by(width);
+            *x = bytes.rev().fold(0, |x, &byte| x << 8 | u32::from(byte));
+        }
+    }
+    Ok(())
 }
 
 /// See [`dot`](super::dot()).
 ///
 /// # Errors
 /// As there.
-pub fn dot(rows: &[u32], vectors: [&[u32]; 2], out: &mut [[u32; 2]]) -> Result<(), ShapeError> {
+pub fn dot(field: Field, rows: &[u32], vectors: [&[u32]; 2], out: &mut [[u32; 2]]) -> Result<(), ShapeError> {
     let [first, second] = vectors;
     expect_len("the second vector", second.len(), first.len(), 1)?;
     expect_len("the rows", rows.len(), out.len(), first.len())?;
     out.fill([0; 2]);
     for (row, out) in rows.chunks_exact(first.len().max(1)).zip(out) {
         *out = vectors.map(|v| {
-            row.iter().zip(v).fold(0, |sum, (&x, &v)| modulo(i128::from(sum) + i128::from(x) * i128::from(v)))
+            row.iter().zip(v).fold(0, |sum, (&x, &v)| modulo(field, i128::from(sum) + i128::from(x) * i128::from(v)))
         });
     }
     Ok(())
@@ -142,12 +185,19 @@ pub fn dot(rows: &[u32], vectors: [&[u32]; 2], out: &mut [[u32; 2]]) -> Result<(
 ///
 /// # Errors
 /// As there.
-pub fn lift(elements: &[u32], least: &[i64], outputs: usize, totals: &mut [i64]) -> Result<(), ShapeError> {
-    expect_lift(elements.len(), least, outputs, totals.len())?;
+pub fn lift(
+    field: Field,
+    elements: &[u32],
+    least: &[i64],
+    outputs: usize,
+    totals: &mut [i64],
+) -> Result<(), ShapeError> {
+    expect_lift(field, elements.len(), least, outputs, totals.len())?;
     for (elements, totals) in elements.chunks_exact(least.len()).zip(totals.chunks_exact_mut(outputs)) {
         for (n, total) in totals.iter_mut().enumerate() {
             let parts = elements.iter().zip(least).skip(n).step_by(outputs);
-            *total = parts.map(|(&x, &least)| least + i64::from(modulo(i128::from(x) - i128::from(least)))).sum();
+            *total =
+                parts.map(|(&x, &least)| least + i64::from(modulo(field, i128::from(x) - i128::from(least)))).sum();
         }
     }
     Ok(())
@@ -158,7 +208,7 @@ pub fn project(layer: &Linear, parts: &Parts, r: [&[u32]; 2]) -> [Vec<u32>; 2] {
     r.map(|r| {
         let of = |(range, r): (&Range<usize>, &[u32])| -> Vec<u32> {
             let column = |k| layer.weight.as_slice().iter().skip(k).step_by(layer.inputs);
-            let v = |k| modulo(column(k).zip(r).map(|(&w, &r)| i128::from(w) * i128::from(r)).sum());
+            let v = |k| modulo(parts.field(), column(k).zip(r).map(|(&w, &r)| i128::from(w) * i128::from(r)).sum());
             range.clone().map(v).collect()
         };
         parts.ranges().iter().zip(r.chunks_exact(layer.outputs.max(1))).flat_map(of).collect()
@@ -180,7 +230,8 @@ pub fn multiply(layer: &Linear, parts: &Parts, shares: &[u32], rows: usize, out:
     for (share, out) in shares.chunks_exact(layer.inputs.max(1)).zip(out.chunks_exact_mut(columns.len().max(1))) {
         for (out, (range, weights)) in out.iter_mut().zip(&columns) {
             let share = share.get(range.clone()).unwrap_or(&[]);
-            *out = modulo(share.iter().zip(*weights).map(|(&x, &w)| i128::from(x) * i128::from(w)).sum());
+            *out =
+                modulo(parts.field(), share.iter().zip(*weights).map(|(&x, &w)| i128::from(x) * i128::from(w)).sum());
         }
     }
     Ok(())

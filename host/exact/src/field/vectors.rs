@@ -1,6 +1,6 @@
 //! The two secret vectors of a check, and what weights make of them.
 
-use super::{P, Parts};
+use super::{Field, Parts};
 use crate::layer::Linear;
 use crate::ragged::ShapeError;
 use crate::simd::Executor;
@@ -8,7 +8,7 @@ use crate::simd::instantiate::instantiate;
 use core::fmt;
 use core::ops::Range;
 
-/// Words in a row that may be refused: uniform ones are with a probability of 2^-31 each.
+/// Words in a row that may be refused: uniform ones are with a probability of 2^-22 each at most.
 const MOST_REFUSED: usize = 64;
 
 instantiate! {
@@ -51,14 +51,15 @@ impl Vectors {
         if !parts.fit(layer) {
             return Err(ShapeError("the parts are those of another layer".to_owned()));
         }
-        let challenge = [draw(parts.columns(), &mut fill)?, draw(parts.columns(), &mut fill)?];
+        let (field, p) = (parts.field(), i64::from(parts.field().prime()));
+        let challenge = [draw(field, parts.columns(), &mut fill)?, draw(field, parts.columns(), &mut fill)?];
         let mut sums = [vec![0i64; layer.inputs], vec![0i64; layer.inputs]];
         let [first, second] = challenge.each_ref().map(|r| r.chunks_exact(layer.outputs.max(1)));
         for ((range, r), s) in parts.ranges().iter().zip(first).zip(second) {
             let v = sums.each_mut().map(|v| v.get_mut(range.clone()).unwrap_or(&mut []));
             project(executor.proven(), layer.weight.as_slice(), layer.inputs, range, [r, s], v);
         }
-        let projection = sums.map(|v| v.into_iter().map(|v| v.rem_euclid(P.into()) as u32).collect());
+        let projection = sums.map(|v| v.into_iter().map(|v| v.rem_euclid(p) as u32).collect());
         Ok(Self { challenge, projection })
     }
 
@@ -80,8 +81,8 @@ impl fmt::Debug for Vectors {
     }
 }
 
-/// `len` elements from bytes, as of a mask: words without their top bit, those that are p left out.
-fn draw(len: usize, fill: &mut impl FnMut(&mut [u8])) -> Result<Vec<u32>, ShapeError> {
+/// `len` elements from bytes, as of a mask: as many bits of a word, those that are p or more left out.
+fn draw(field: Field, len: usize, fill: &mut impl FnMut(&mut [u8])) -> Result<Vec<u32>, ShapeError> {
     let mut elements = Vec::with_capacity(len);
     let mut refused = 0;
     let mut bytes = [0u8; 1024];
@@ -90,8 +91,8 @@ fn draw(len: usize, fill: &mut impl FnMut(&mut [u8])) -> Result<Vec<u32>, ShapeE
         let bytes = bytes.get_mut(..wanted).unwrap_or(&mut []);
         fill(bytes);
         for &word in bytes.as_chunks::<4>().0 {
-            let x = u32::from_le_bytes(word) & P;
-            if x == P {
+            let x = u32::from_le_bytes(word) & field.mask();
+            if x >= field.prime() {
                 refused += 1;
             } else {
                 refused = 0;

@@ -20,6 +20,7 @@ use super::place::Place;
 use super::product::{Product, ProductError};
 use super::scratch::grown;
 use super::tile::{COLUMNS, NarrowPairs, Quads, Tile, ZERO_TILE, tile_rows};
+use crate::field::Field;
 use crate::layer::{Activation, Linear};
 use crate::reference::{QuantisedRow, expect_len};
 use core::ops::Range;
@@ -91,17 +92,18 @@ impl CpuProduct {
         }
     }
 
-    /// Products of rows of elements of F_p, modulo p, if this level multiplies them faster as limbs than as codes:
+    /// Products of rows of elements, modulo p, if this level multiplies them faster as limbs than as codes:
     /// whether it does. The results of a row begin at `start` in `out`, those of the next `stride` further on.
     pub(crate) fn multiply_elements<'a>(
         &self,
+        field: Field,
         rows: impl Iterator<Item = &'a [u32]>,
         out: &mut [u32],
         start: usize,
         stride: usize,
     ) -> bool {
         let Weights::Quads(packed) = &self.weights else { return false };
-        limbs::multiply(packed, rows, out, start, stride);
+        limbs::multiply(packed, field, rows, out, start, stride);
         true
     }
 

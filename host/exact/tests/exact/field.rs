@@ -1,342 +1,222 @@
-//! Products of secret shares: the fast functions give the bytes of the plain ones at every level, shares of any codes
-//! recombine to the exact totals, and the check lets no changed answer pass.
+//! Elements of both fields: the fast functions give the numbers of the plain ones at every level, and refuse what is no
+//! element.
 
 use crate::EXECUTORS;
 use crate::random::Random;
 use ostrakon_exact::field::{
-    MAX_COLUMNS, P, Parts, ShareProduct, Vectors, add, dot, expand, expect_elements, lift, reference, subtract,
+    Field, MAX_COLUMNS, add, dot, expand, expect_elements, lift, lift_u8, pack, reference, subtract, unpack,
 };
-use ostrakon_exact::layer::MAX_WIDTH;
-use ostrakon_exact::reference::accumulate;
-use ostrakon_exact::simd::{CpuProduct, Executor, Product, ProductError};
-use ostrakon_exact::{Activation, Layer, Linear, Part};
+use ostrakon_exact::simd::Executor;
 use proptest::prelude::*;
-use std::convert::Infallible;
-use std::sync::Arc;
 
 impl Random {
     /// Elements, in one of several manners for the whole slice.
-    fn elements(&mut self, n: usize) -> Vec<u32> {
-        let manner = self.below(6);
-        let edges = [0, 1, 0xffff, 0x1_0000, 0x7fff_0000, P / 2, P - 2, P - 1];
+    pub(crate) fn elements(&mut self, field: Field, n: usize) -> Vec<u32> {
+        let (manner, p) = (self.below(6), field.prime());
+        // 2^24 - 1 and 0x7fff0000 are elements of the larger field alone.
+        let edges = [0, 1, 0xff, 0x100, 0xffff, 0x1_0000, p & !0xffff, p / 2, p - 2, p - 1, 0xff_ffff, 0x7fff_0000];
+        let edges: Vec<u32> = edges.into_iter().filter(|&x| x < p).collect();
         (0..n)
             .map(|i| match manner {
-                0 => P - 1,
+                0 => p - 1,
                 1 => 0,
-                2 => [0, P - 1][i % 2],
+                2 => [0, p - 1][i % 2],
                 3 => edges[self.below(edges.len())],
-                _ => (self.next() % u64::from(P)) as u32,
+                _ => (self.next() % u64::from(p)) as u32,
             })
             .collect()
     }
 
-    fn codes(&mut self, n: usize, activation: Activation) -> Vec<u16> {
-        let (manner, most) = (self.below(5), activation.max_code() as usize);
-        (0..n)
-            .map(|i| match manner {
-                0 => most as u16,
-                1 => [0, most as u16][i % 2],
-                _ => self.below(most + 1) as u16,
-            })
-            .collect()
+    /// A number of as many bytes as an element that is none.
+    fn beyond(&mut self, field: Field) -> u32 {
+        let p = field.prime();
+        match field {
+            Field::P24 => p + self.below(3) as u32,
+            Field::P31 => [p, p + 1, p + 2, u32::MAX][self.below(4)],
+        }
     }
 }
 
-/// How the weights of a layer are.
-#[derive(Debug, Clone, Copy)]
-enum Weights {
-    Most,
-    Least,
-    Alternating,
-    Random,
+fn any_field() -> impl Strategy<Value = Field> {
+    prop::sample::select(Field::ALL.as_slice())
 }
 
-const WEIGHTS: [Weights; 4] = [Weights::Most, Weights::Least, Weights::Alternating, Weights::Random];
-
-fn layer(random: &mut Random, weights: Weights, outputs: usize, inputs: usize, activation: Activation) -> Arc<Linear> {
-    let weight = |i: usize| match weights {
-        Weights::Most => 127,
-        Weights::Least => -127,
-        Weights::Alternating => [127, -127][(i + i / inputs) % 2],
-        Weights::Random => random.below(255) as i8 as i32 as i8,
-    };
-    let weight: Vec<u8> = (0..outputs * inputs).map(weight).map(|w: i8| if w == -128 { 0 } else { w as u8 }).collect();
-    let part = |name: &str, dimensions: &[usize], data: Vec<u8>| Part {
-        name: name.to_owned(),
-        dimensions: dimensions.to_vec(),
-        data: Box::new(data),
-    };
-    let parts = vec![part("weight", &[outputs, inputs], weight), part("scale", &[outputs], vec![0; 4 * outputs])];
-    match Layer::from_parts("linear", activation.name(), parts).unwrap() {
-        Layer::Linear(layer) => Arc::new(layer),
-        _ => unreachable!(),
-    }
-}
-
-/// A backend elsewhere: it gets all rows in one call, and knows u8 products alone.
-struct Elsewhere(CpuProduct);
-
-impl Product for Elsewhere {
-    fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
-        self.0.product_u8(codes, rows, totals)
-    }
-}
-
-fn server(executor: &Arc<Executor>, layer: &Arc<Linear>, elsewhere: bool) -> ShareProduct {
-    let packed = |layer: &Arc<Linear>| -> Result<Box<dyn Product>, Infallible> {
-        let product = CpuProduct::new(layer, executor);
-        Ok(if elsewhere { Box::new(Elsewhere(product)) } else { Box::new(product) })
-    };
-    let Ok(product) = ShareProduct::new(Arc::clone(executor), layer, packed);
-    product
-}
-
-fn dotted(executor: &Executor, rows: &[u32], vectors: [&[u32]; 2], count: usize) -> Vec<[u32; 2]> {
+pub(crate) fn dotted(
+    executor: &Executor,
+    field: Field,
+    rows: &[u32],
+    vectors: [&[u32]; 2],
+    count: usize,
+) -> Vec<[u32; 2]> {
     let mut out = vec![[7; 2]; count];
-    dot(executor, rows, vectors, &mut out).unwrap();
+    dot(executor, field, rows, vectors, &mut out).unwrap();
     out
 }
 
+#[test]
+fn fields_are_what_they_are_said_to_be() {
+    assert_eq!(Field::ALL.map(Field::prime), [(1 << 24) - 3, (1 << 31) - 1]);
+    assert_eq!(Field::ALL.map(Field::mask), [(1 << 24) - 1, (1 << 31) - 1]);
+    assert_eq!(Field::ALL.map(Field::bytes), [3, 4]);
+    for p in Field::ALL.map(Field::prime) {
+        assert!((2..).take_while(|n| n * n <= p).all(|n| p % n != 0), "{p} is no prime");
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn sums_and_differences_agree(len in 0usize..3000, many in 0usize..12, seed: u64) {
+    fn sums_and_differences_agree(field in any_field(), len in 0usize..3000, many in 0usize..12, seed: u64) {
         let mut random = Random(seed);
         // Some so long that threads share them.
         let len = if many == 0 { len + 100_000 } else { len };
-        let (a, b) = (random.elements(len), random.elements(len));
+        let (a, b) = (random.elements(field, len), random.elements(field, len));
         let (mut sum, mut difference) = (vec![0; len], vec![0; len]);
-        reference::add(&a, &b, &mut sum).unwrap();
-        reference::subtract(&a, &b, &mut difference).unwrap();
+        reference::add(field, &a, &b, &mut sum).unwrap();
+        reference::subtract(field, &a, &b, &mut difference).unwrap();
         for executor in EXECUTORS.iter() {
             let mut out = vec![7; len];
-            add(executor, &a, &b, &mut out).unwrap();
+            add(executor, field, &a, &b, &mut out).unwrap();
             prop_assert_eq!(&out, &sum);
-            subtract(executor, &a, &b, &mut out).unwrap();
+            subtract(executor, field, &a, &b, &mut out).unwrap();
             prop_assert_eq!(&out, &difference);
         }
-        prop_assert!(reference::are_elements(&sum) && expect_elements(&sum).is_ok());
+        prop_assert!(reference::are_elements(field, &sum) && expect_elements(field, &sum).is_ok());
+        prop_assert!(reference::are_elements(field, &difference) && expect_elements(field, &difference).is_ok());
         if len > 0 {
-            let (at, bad) = (random.below(len), [P, P + 1, u32::MAX, 1 << 31][random.below(4)]);
+            let p = field.prime();
+            let (at, bad) = (random.below(len), [p, p + 1, u32::MAX, 1 << 31][random.below(4)]);
             let mut all = a;
             all[at] = bad;
-            let error = expect_elements(&all).unwrap_err().0;
+            prop_assert!(!reference::are_elements(field, &all));
+            let error = expect_elements(field, &all).unwrap_err().0;
             prop_assert!(error.starts_with(&format!("number {at} is {bad}:")), "{}", error);
+            for executor in EXECUTORS.iter() {
+                let mut out = vec![7; len];
+                for [a, b] in [[&all, &b], [&b, &all]] {
+                    prop_assert_eq!(&add(executor, field, a, b, &mut out).unwrap_err().0, &error);
+                    prop_assert_eq!(&subtract(executor, field, a, b, &mut out).unwrap_err().0, &error);
+                }
+            }
         }
     }
 
     #[test]
-    fn masks_agree(rows in 0usize..40, columns in 0usize..900, stream: u32, first: u64, seed: u64) {
+    fn masks_agree(
+        field in any_field(), rows in 0usize..40, columns in 0usize..900, stream: u32, first: u64, seed: u64,
+    ) {
         let seed = Random(seed).seed();
         let first = first.min(u64::MAX - rows as u64);
         let mut want = vec![7; rows * columns];
-        reference::expand(&seed, stream, first, rows, columns, &mut want).unwrap();
+        reference::expand(field, &seed, stream, first, rows, columns, &mut want).unwrap();
         for executor in EXECUTORS.iter() {
             let mut out = vec![9; rows * columns];
-            expand(executor, &seed, stream, first, rows, columns, &mut out).unwrap();
+            expand(executor, field, &seed, stream, first, rows, columns, &mut out).unwrap();
             prop_assert_eq!(&out, &want);
         }
     }
 
     #[test]
-    fn inner_products_agree(rows in 0usize..70, width in 0usize..700, seed: u64) {
+    fn inner_products_agree(field in any_field(), rows in 0usize..70, width in 0usize..700, seed: u64) {
         let mut random = Random(seed);
-        let all = random.elements(rows * width);
-        let (r, s) = (random.elements(width), random.elements(width));
+        let all = random.elements(field, rows * width);
+        let (r, s) = (random.elements(field, width), random.elements(field, width));
         let mut want = vec![[7; 2]; rows];
-        reference::dot(&all, [&r, &s], &mut want).unwrap();
+        reference::dot(field, &all, [&r, &s], &mut want).unwrap();
         for executor in EXECUTORS.iter() {
-            prop_assert_eq!(&dotted(executor, &all, [&r, &s], rows), &want);
+            prop_assert_eq!(&dotted(executor, field, &all, [&r, &s], rows), &want);
         }
         if !all.is_empty() {
             let mut wrong = all;
             let at = random.below(wrong.len());
-            wrong[at] = [P, u32::MAX][random.below(2)];
+            wrong[at] = random.beyond(field);
             for executor in EXECUTORS.iter() {
-                prop_assert!(dot(executor, &wrong, [&r, &s], &mut want).is_err());
+                prop_assert!(dot(executor, field, &wrong, [&r, &s], &mut want).is_err());
             }
         }
     }
 
     #[test]
-    fn lifted_totals_agree(rows in 0usize..50, outputs in 1usize..500, parts in 1usize..6, seed: u64) {
-        let mut random = Random(seed);
-        let elements = random.elements(rows * parts * outputs);
-        let least: Vec<i64> = random.elements(parts * outputs).into_iter().map(|x| -i64::from(x)).collect();
-        let mut want = vec![7; rows * outputs];
-        reference::lift(&elements, &least, outputs, &mut want).unwrap();
-        for executor in EXECUTORS.iter() {
-            let mut totals = vec![9; rows * outputs];
-            lift(executor, &elements, &least, outputs, &mut totals).unwrap();
-            prop_assert_eq!(&totals, &want);
-        }
-    }
-
-    #[test]
-    fn products_agree(
-        rows in 0usize..60, outputs in 1usize..70, inputs in 1usize..900, kind in 0usize..8, seed: u64,
+    fn lifted_totals_agree(
+        field in any_field(), rows in 0usize..50, outputs in 1usize..500, parts in 1usize..6, seed: u64,
     ) {
         let mut random = Random(seed);
-        let activation = [Activation::U8, Activation::U16][kind % 2];
-        let layer = layer(&mut random, WEIGHTS[kind / 2], outputs, inputs, activation);
-        let parts = Parts::of(&layer);
-        prop_assert_eq!(parts.ranges().to_vec(), reference::parts(&layer));
-        let shares = random.elements(rows * inputs);
-        let mut want = vec![7; rows * parts.columns()];
-        reference::multiply(&layer, &parts, &shares, rows, &mut want).unwrap();
+        let elements = random.elements(field, rows * parts * outputs);
+        let least: Vec<i64> = random.elements(field, parts * outputs).into_iter().map(|x| -i64::from(x)).collect();
+        let mut want = vec![7; rows * outputs];
+        reference::lift(field, &elements, &least, outputs, &mut want).unwrap();
         for executor in EXECUTORS.iter() {
-            for elsewhere in [false, true] {
-                let server = server(executor, &layer, elsewhere);
-                prop_assert_eq!((server.inputs(), server.columns()), (inputs, parts.columns()));
-                let mut out = vec![9; want.len()];
-                server.multiply(&shares, rows, &mut out).unwrap();
-                prop_assert_eq!(&out, &want);
+            let mut totals = vec![9; rows * outputs];
+            lift(executor, field, &elements, &least, outputs, &mut totals).unwrap();
+            prop_assert_eq!(&totals, &want);
+            let mut narrow = vec![9; rows * outputs];
+            lift_u8(executor, field, &elements, &least, outputs, &mut narrow).unwrap();
+            prop_assert!(narrow.iter().zip(&want).all(|(&narrow, &total)| narrow == total as i32));
+        }
+    }
+
+    #[test]
+    fn packed_elements_agree(
+        field in any_field(), rows in 0usize..40, width in 0usize..300, many in 0usize..12, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        // Some so many, or so wide, that threads share them.
+        let (rows, width) = match many {
+            0 => (rows + 300, width + 200),
+            1 => (rows % 4, width + 40_000),
+            _ => (rows, width),
+        };
+        let len = rows * width;
+        let elements = random.elements(field, len);
+        let mut want = vec![7; len * field.bytes()];
+        reference::pack(field, &elements, width, &mut want).unwrap();
+        let mut back = vec![7; len];
+        reference::unpack(field, &want, width, &mut back).unwrap();
+        prop_assert_eq!(&back, &elements);
+        for executor in EXECUTORS.iter() {
+            let mut packed = vec![9; want.len()];
+            pack(executor, field, &elements, width, &mut packed).unwrap();
+            prop_assert!(packed == want);
+            let mut back = vec![9; len];
+            unpack(executor, field, &packed, width, &mut back).unwrap();
+            prop_assert!(back == elements);
+        }
+        if len > 0 {
+            // The first that is no element is named, whatever is after it.
+            let (mut wrong, at) = (elements, random.below(len));
+            for at in [at, at + random.below(len - at)].into_iter().take(1 + random.below(2)) {
+                wrong[at] = random.beyond(field);
             }
-        }
-        for executor in EXECUTORS.iter() {
-            let vectors = Vectors::random(executor, &layer, &parts, |bytes| random.fill(bytes)).unwrap();
-            let v = reference::project(&layer, &parts, vectors.challenge());
-            prop_assert_eq!(vectors.projection().map(<[u32]>::to_vec), v);
-            prop_assert!(vectors.challenge().iter().all(|r| r.len() == parts.columns() && expect_elements(r).is_ok()));
-        }
-    }
-}
-
-/// All of it: codes to shares, servers, check, recombination, totals.
-fn shared(random: &mut Random, executor: &Arc<Executor>, layer: &Arc<Linear>, rows: usize, servers: usize) {
-    let (inputs, parts) = (layer.inputs, Parts::of(layer));
-    let codes = random.codes(rows * inputs, layer.activation);
-    let vectors = Vectors::random(executor, layer, &parts, |bytes| random.fill(bytes)).unwrap();
-    let mut shares = vec![codes.iter().map(|&x| u32::from(x)).collect::<Vec<u32>>()];
-    for _ in 1..servers {
-        let mut mask = vec![0; rows * inputs];
-        expand(executor, &random.seed(), 3, 5, rows, inputs, &mut mask).unwrap();
-        let covered = shares[0].clone();
-        subtract(executor, &covered, &mask, &mut shares[0]).unwrap();
-        shares.push(mask);
-    }
-    let mut sum = vec![0; rows * parts.columns()];
-    for share in &shares {
-        let mut answer = vec![0; sum.len()];
-        server(executor, layer, servers == 3).multiply(share, rows, &mut answer).unwrap();
-        let left = dotted(executor, &answer, vectors.challenge(), rows);
-        assert_eq!(left, dotted(executor, share, vectors.projection(), rows));
-        let before = sum.clone();
-        add(executor, &before, &answer, &mut sum).unwrap();
-    }
-    let mut totals = vec![0; rows * layer.outputs];
-    lift(executor, &sum, parts.least(), layer.outputs, &mut totals).unwrap();
-    let want = codes
-        .chunks_exact(inputs)
-        .flat_map(|codes| layer.weight.as_slice().chunks_exact(inputs).map(|weight| accumulate(codes, weight)));
-    assert_eq!(totals, want.collect::<Vec<i64>>());
-}
-
-#[test]
-fn shares_recombine_to_the_exact_totals() {
-    let mut random = Random(1);
-    for activation in [Activation::U8, Activation::U16] {
-        for weights in WEIGHTS {
-            for servers in [2, 3, 5] {
-                // 259 inputs of u16 and all weights at 127 are the first that need a cut; 1300 need six parts.
-                for (rows, outputs, inputs) in [(1, 1, 1), (3, 17, 258), (2, 5, 259), (9, 33, 1300)] {
-                    let layer = layer(&mut random, weights, outputs, inputs, activation);
-                    let executor = &EXECUTORS[random.below(EXECUTORS.len())];
-                    shared(&mut random, executor, &layer, rows, servers);
-                }
+            let bad = wrong[at];
+            let mut packed = want;
+            reference::pack(field, &wrong, width, &mut packed).unwrap();
+            reference::unpack(field, &packed, width, &mut back).unwrap();
+            prop_assert!(back == wrong);
+            for executor in EXECUTORS.iter() {
+                let error = unpack(executor, field, &packed, width, &mut back).unwrap_err().0;
+                prop_assert!(error.starts_with(&format!("number {at} is {bad}:")), "{}", error);
             }
         }
     }
 }
 
 #[test]
-fn the_widest_layers_recombine() {
-    let mut random = Random(2);
-    for activation in [Activation::U8, Activation::U16] {
-        for weights in WEIGHTS {
-            let layer = layer(&mut random, weights, 2, MAX_WIDTH, activation);
-            shared(&mut random, EXECUTORS.last().unwrap(), &layer, 2, 2);
+fn elements_are_sent_byte_by_byte_of_a_row() {
+    let cases: [(Field, &[u32], usize, &[u8]); 4] = [
+        (Field::P24, &[0x03_0201, 0x06_0504, 0x09_0807, 0x0c_0b0a], 2, &[1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12]),
+        (Field::P24, &[0xff_fffc, 0xfe], 1, &[0xfc, 0xff, 0xff, 0xfe, 0, 0]),
+        (Field::P31, &[0x0403_0201, 0x0807_0605], 2, &[1, 5, 2, 6, 3, 7, 4, 8]),
+        (Field::P31, &[0x7fff_fffe, 0xfe], 1, &[0xfe, 0xff, 0xff, 0x7f, 0xfe, 0, 0, 0]),
+    ];
+    for (field, elements, width, wanted) in cases {
+        for executor in EXECUTORS.iter() {
+            let (mut packed, mut back) = (vec![9; wanted.len()], vec![9; elements.len()]);
+            pack(executor, field, elements, width, &mut packed).unwrap();
+            assert_eq!(packed, wanted);
+            unpack(executor, field, &packed, width, &mut back).unwrap();
+            assert_eq!(back, elements);
         }
-    }
-}
-
-#[test]
-fn columns_are_cut_where_they_must_be() {
-    let mut random = Random(3);
-    let ranges = |inputs, weights, activation| {
-        let mut random = Random(4);
-        Parts::of(&layer(&mut random, weights, 3, inputs, activation)).ranges().to_vec()
-    };
-    // 65535 * 127 * 258 <= p - 1 < 65535 * 127 * 259; 255 * 127 * 66,000 < p.
-    assert_eq!(ranges(258, Weights::Most, Activation::U16).as_slice(), std::slice::from_ref(&(0..258)));
-    assert_eq!(ranges(259, Weights::Least, Activation::U16), [0..258, 258..259]);
-    assert_eq!(ranges(600, Weights::Alternating, Activation::U16), [0..258, 258..516, 516..600]);
-    assert_eq!(ranges(MAX_WIDTH, Weights::Most, Activation::U8).as_slice(), std::slice::from_ref(&(0..MAX_WIDTH)));
-    let layer = layer(&mut random, Weights::Least, 3, 259, Activation::U16);
-    let parts = Parts::of(&layer);
-    assert_eq!(parts.least()[..3], [-65_535 * 127 * 258; 3]);
-    assert_eq!(parts.least()[3..], [-65_535 * 127; 3]);
-    assert_eq!(parts.columns(), 6);
-}
-
-#[test]
-fn no_changed_answer_passes() {
-    let mut random = Random(5);
-    let executor = EXECUTORS.last().unwrap();
-    let layer = layer(&mut random, Weights::Random, 20, 700, Activation::U16);
-    let parts = Parts::of(&layer);
-    assert!(parts.ranges().len() > 1);
-    let (rows, columns) = (6, parts.columns());
-    let vectors = Vectors::random(executor, &layer, &parts, |bytes| random.fill(bytes)).unwrap();
-    let mut share = vec![0; rows * layer.inputs];
-    expand(executor, &random.seed(), 0, 0, rows, layer.inputs, &mut share).unwrap();
-    let mut honest = vec![0; rows * columns];
-    server(executor, &layer, false).multiply(&share, rows, &mut honest).unwrap();
-    let right = dotted(executor, &share, vectors.projection(), rows);
-    let left = |answer: &[u32]| dotted(executor, answer, vectors.challenge(), rows);
-    assert_eq!(left(&honest), right);
-    // Exactly the changed rows fail.
-    let expect = |answer: &[u32], what: &str| {
-        let failed: Vec<bool> = left(answer).iter().zip(&right).map(|(left, right)| left != right).collect();
-        let changed: Vec<bool> =
-            answer.chunks(columns).zip(honest.chunks(columns)).map(|(answer, honest)| answer != honest).collect();
-        assert!(changed.contains(&true) && failed == changed, "{what}");
-    };
-    let plus = |answer: &mut [u32], at: usize, by: u32| {
-        answer[at] = ((u64::from(answer[at]) + u64::from(by)) % u64::from(P)) as u32;
-    };
-    for at in 0..honest.len() {
-        for by in [1, 2, 1 << 16, 1 << 30, P - 1] {
-            let mut answer = honest.clone();
-            plus(&mut answer, at, by);
-            expect(&answer, "one element");
-        }
-        // The same class modulo p, but no element; and p less, which wraps.
-        for other in [honest[at] + P, honest[at].wrapping_sub(P)] {
-            let mut answer = honest.clone();
-            answer[at] = other;
-            assert!(expect_elements(&answer).is_err());
-            assert!(dot(executor, &answer, vectors.challenge(), &mut vec![[0; 2]; rows]).is_err());
-        }
-        // The row keeps its sum.
-        let other = at / columns * columns + (at + 1) % columns;
-        let mut answer = honest.clone();
-        plus(&mut answer, at, 77);
-        plus(&mut answer, other, P - 77);
-        expect(&answer, "changes that cancel");
-    }
-    let mut answer = honest.clone();
-    let (first, rest) = answer.split_at_mut(columns);
-    first.swap_with_slice(&mut rest[..columns]);
-    expect(&answer, "swapped rows");
-    for _ in 0..10_000 {
-        let mut answer = honest.clone();
-        for _ in 0..=random.below(4) {
-            let at = random.below(answer.len());
-            plus(&mut answer, at, 1 + random.below(P as usize - 1) as u32);
-        }
-        expect(&answer, "random changes");
     }
 }
 
@@ -344,90 +224,73 @@ fn no_changed_answer_passes() {
 fn bad_arguments_are_refused() {
     let executor = EXECUTORS.last().unwrap();
     let mut out = vec![0; 6];
-    assert!(add(executor, &[1; 6], &[1; 5], &mut out).is_err());
-    assert!(subtract(executor, &[1; 5], &[1; 5], &mut out).is_err());
-    assert!(expand(executor, &[0; 32], 0, 0, 2, 4, &mut out).is_err());
-    assert!(expand(executor, &[0; 32], 0, u64::MAX - 1, 2, 3, &mut out).is_err());
-    assert!(expand(executor, &[0; 32], 0, 0, 0, MAX_COLUMNS + 1, &mut []).is_err());
-    assert!(expand(executor, &[0; 32], 0, 0, usize::MAX, 2, &mut out).is_err());
-    assert!(dot(executor, &[1; 6], [&[1; 3], &[1; 2]], &mut [[0; 2]; 2]).is_err());
-    assert!(dot(executor, &[1; 6], [&[1; 3], &[1; 3]], &mut [[0; 2]; 3]).is_err());
-    assert!(dot(executor, &[1; 6], [&[P; 3], &[1; 3]], &mut [[0; 2]; 2]).is_err());
-    assert!(lift(executor, &[1; 6], &[0; 3], 2, &mut [0; 4]).is_err());
-    assert!(lift(executor, &[1; 6], &[1; 2], 2, &mut [0; 6]).is_err());
-    assert!(lift(executor, &[1; 6], &[i64::MIN; 2], 2, &mut [0; 6]).is_err());
-    assert!(lift(executor, &[1; 6], &[], 2, &mut [0; 6]).is_err());
-    assert!(lift(executor, &[1; 6], &[0; 2], 0, &mut [0; 6]).is_err());
-
-    let random = &mut Random(7);
-    let (one, other) =
-        (layer(random, Weights::Random, 3, 5, Activation::U8), layer(random, Weights::Random, 3, 6, Activation::U8));
-    assert!(Vectors::random(executor, &other, &Parts::of(&one), |bytes| random.fill(bytes)).is_err());
-    let stuck = Vectors::random(executor, &one, &Parts::of(&one), |bytes| bytes.fill(0xff));
-    assert!(stuck.unwrap_err().0.contains("random"));
-    let vectors = Vectors::random(executor, &one, &Parts::of(&one), |bytes| random.fill(bytes)).unwrap();
-    assert_eq!(format!("{vectors:?}"), "Vectors(3 and 5 secret elements)");
-
-    let server = server(executor, &one, false);
-    assert!(matches!(server.multiply(&[0; 9], 2, &mut out), Err(ProductError::Shape(_))));
-    assert!(matches!(server.multiply(&[0; 10], 2, &mut out[..5]), Err(ProductError::Shape(_))));
-    assert!(matches!(server.multiply(&[P; 10], 2, &mut out), Err(ProductError::Shape(_))));
-    assert!(server.multiply(&[P - 1; 10], 2, &mut out).is_ok());
-}
-
-/// So many outputs that chunks have few rows, or one.
-#[test]
-fn layers_of_many_outputs_agree() {
-    let random = &mut Random(10);
-    for (rows, outputs) in [(70, 20_000), (21, 200_000), (3, 1_200_000)] {
-        let layer = layer(random, Weights::Random, outputs, 2, Activation::U8);
-        let shares = random.elements(rows * 2);
-        let mut want = vec![7; rows * outputs];
-        reference::multiply(&layer, &Parts::of(&layer), &shares, rows, &mut want).unwrap();
-        for elsewhere in [false, true] {
-            let mut out = vec![9; want.len()];
-            server(EXECUTORS.last().unwrap(), &layer, elsewhere).multiply(&shares, rows, &mut out).unwrap();
-            assert!(out == want);
-        }
+    for field in Field::ALL {
+        let p = field.prime();
+        assert!(add(executor, field, &[1; 6], &[1; 5], &mut out).is_err());
+        assert!(subtract(executor, field, &[1; 5], &[1; 5], &mut out).is_err());
+        assert!(expand(executor, field, &[0; 32], 0, 0, 2, 4, &mut out).is_err());
+        assert!(expand(executor, field, &[0; 32], 0, u64::MAX - 1, 2, 3, &mut out).is_err());
+        assert!(expand(executor, field, &[0; 32], 0, 0, 0, MAX_COLUMNS + 1, &mut []).is_err());
+        assert!(expand(executor, field, &[0; 32], 0, 0, usize::MAX, 2, &mut out).is_err());
+        assert!(dot(executor, field, &[1; 6], [&[1; 3], &[1; 2]], &mut [[0; 2]; 2]).is_err());
+        assert!(dot(executor, field, &[1; 6], [&[1; 3], &[1; 3]], &mut [[0; 2]; 3]).is_err());
+        assert!(dot(executor, field, &[p - 1; 6], [&[p - 1; 3], &[p - 1; 3]], &mut [[0; 2]; 2]).is_ok());
+        assert!(dot(executor, field, &[1; 6], [&[p; 3], &[1; 3]], &mut [[0; 2]; 2]).is_err());
+        assert!(dot(executor, field, &[1; 6], [&[1; 3], &[p; 3]], &mut [[0; 2]; 2]).is_err());
+        assert!(dot(executor, field, &[p; 6], [&[1; 3], &[1; 3]], &mut [[0; 2]; 2]).is_err());
+        let lifts = |least: &[i64], outputs: usize, totals: usize| {
+            let wide = lift(executor, field, &[1; 6], least, outputs, &mut vec![0; totals]).is_ok();
+            let narrow = lift_u8(executor, field, &[1; 6], least, outputs, &mut vec![0; totals]).is_ok();
+            assert_eq!(wide, narrow);
+            wide
+        };
+        let least = -i64::from(p);
+        assert!(lifts(&[least + 1; 2], 2, 6));
+        assert!(!lifts(&[least; 2], 2, 6));
+        assert!(!lifts(&[0; 3], 2, 4));
+        assert!(!lifts(&[0; 2], 2, 4));
+        assert!(!lifts(&[1; 2], 2, 6));
+        assert!(!lifts(&[i64::MIN; 2], 2, 6));
+        assert!(!lifts(&[], 2, 6));
+        assert!(!lifts(&[0; 2], 0, 6));
     }
 }
 
 #[test]
-fn what_a_backend_cannot_do_is_told() {
-    struct Broken;
-    impl Product for Broken {
-        fn product_u8(&self, _: &[u8], _: usize, _: &mut [i32]) -> Result<(), ProductError> {
-            Err(ProductError::Unavailable("no power".to_owned()))
+fn packed_elements_of_another_size_are_refused() {
+    for field in Field::ALL {
+        let bytes = field.bytes();
+        let cases = [
+            // Elements, their width, packed bytes.
+            (6, 3, 6 * bytes - 1),
+            (6, 3, 6 * bytes + 1),
+            (6, 3, 5 * bytes),
+            (6, 3, 7 * bytes),
+            (6, 3, 6 * (7 - bytes)),
+            (6, 4, 6 * bytes),
+            (6, 7, 6 * bytes),
+            (6, 0, 6 * bytes),
+            (6, usize::MAX, 6 * bytes),
+            (0, 3, bytes),
+            (0, 0, bytes),
+            (6, 3, 0),
+        ];
+        for (elements, width, packed) in cases {
+            let (mut numbers, mut sent) = (vec![0; elements], vec![0; packed]);
+            assert!(reference::pack(field, &numbers, width, &mut sent).is_err());
+            assert!(reference::unpack(field, &sent, width, &mut numbers).is_err());
+            for executor in EXECUTORS.iter() {
+                assert!(pack(executor, field, &numbers, width, &mut sent).is_err(), "{elements} {width} {packed}");
+                assert!(unpack(executor, field, &sent, width, &mut numbers).is_err(), "{elements} {width} {packed}");
+            }
+        }
+        for width in [0, 3] {
+            assert!(reference::pack(field, &[], width, &mut []).is_ok());
+            assert!(reference::unpack(field, &[], width, &mut []).is_ok());
+            for executor in EXECUTORS.iter() {
+                assert!(pack(executor, field, &[], width, &mut []).is_ok());
+                assert!(unpack(executor, field, &[], width, &mut []).is_ok());
+            }
         }
     }
-    let executor = EXECUTORS.last().unwrap();
-    let layer = layer(&mut Random(8), Weights::Most, 3, 300, Activation::U16);
-    let broken = ShareProduct::new(Arc::clone(executor), &layer, |_| Ok::<_, Infallible>(Box::new(Broken) as _));
-    let Ok(broken) = broken;
-    let failed = broken.multiply(&[1; 300], 1, &mut [0; 6]);
-    assert!(matches!(failed, Err(ProductError::Unavailable(_))), "{failed:?}");
-    let refused = ShareProduct::new(Arc::clone(executor), &layer, |_| Err("too large"));
-    assert_eq!(refused.unwrap_err(), "too large");
-}
-
-#[test]
-fn many_callers_share_the_threads() {
-    let random = &mut Random(9);
-    let executor = EXECUTORS.last().unwrap();
-    let layer = layer(random, Weights::Random, 48, 300, Activation::U16);
-    let server = server(executor, &layer, false);
-    let (rows, shares) = (64, random.elements(64 * 300));
-    let mut want = vec![0; rows * server.columns()];
-    reference::multiply(&layer, &Parts::of(&layer), &shares, rows, &mut want).unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..50 {
-                    let mut out = vec![0; want.len()];
-                    server.multiply(&shares, rows, &mut out).unwrap();
-                    assert_eq!(out, want);
-                }
-            });
-        }
-    });
 }

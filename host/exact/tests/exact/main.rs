@@ -8,6 +8,7 @@ mod freivalds;
 mod layers;
 mod masks;
 mod random;
+mod shares;
 
 use ostrakon_exact::simd::{Executor, Level};
 use std::sync::{Arc, LazyLock};

@@ -3,7 +3,7 @@
 //! # Why
 //!
 //! A user's words should not leave the machine in any form that somebody could read, and the product of a linear layer
-//! should still be computed elsewhere, to the same bytes. So codes are split into shares modulo p = 2^31 - 1 that are
+//! should still be computed elsewhere, to the same bytes. So codes are split into shares modulo a prime that are
 //! uniformly random to whoever has not all of them. To a model block nothing changes.
 //!
 //! # How
@@ -24,10 +24,11 @@
 //! No answer is used before it was checked, so there is nothing to prove at start.
 
 use super::{Backend, BackendError};
+use crate::spares::Spares;
 use crate::{NnError, Tensor};
-use ostrakon_exact::field::{Parts, Vectors, lift};
+use ostrakon_exact::field::{Field, Parts, Vectors, lift, lift_u8, pack, unpack};
 use ostrakon_exact::simd::{Executor, Product, ProductError};
-use ostrakon_exact::{Activation, Linear};
+use ostrakon_exact::{Activation, Linear, ShapeError};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -43,7 +44,7 @@ pub trait Shares: Send + Sync {
     ///
     /// # Errors
     /// The component does not do it.
-    fn split(&self, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError>;
+    fn split(&self, field: Field, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError>;
 
     /// The first row of `product` that is not that row of `share` times the weights.
     ///
@@ -51,6 +52,7 @@ pub trait Shares: Send + Sync {
     /// The component does not say.
     fn check(
         &self,
+        field: Field,
         share: &Tensor,
         product: &Tensor,
         challenge: &Tensor,
@@ -61,7 +63,7 @@ pub trait Shares: Send + Sync {
     ///
     /// # Errors
     /// The component does not do it.
-    fn combine(&self, products: &[&Tensor]) -> Result<Tensor, NnError>;
+    fn combine(&self, field: Field, products: &[&Tensor]) -> Result<Tensor, NnError>;
 }
 
 /// Rows of masks, never used before, with their products, which were checked.
@@ -124,6 +126,7 @@ pub struct SharedLayer {
     layer: Arc<Linear>,
     parts: Parts,
     executor: Arc<Executor>,
+    spares: Arc<Spares>,
     secret: RwLock<Arc<Secret>>,
 }
 
@@ -134,11 +137,17 @@ struct Secret {
 }
 
 impl SharedLayer {
-    fn new(executor: &Arc<Executor>, name: &str, stream: u32, layer: &Arc<Linear>) -> Result<Self, NnError> {
+    fn new(
+        executor: &Arc<Executor>,
+        spares: &Arc<Spares>,
+        name: &str,
+        stream: u32,
+        layer: &Arc<Linear>,
+    ) -> Result<Self, NnError> {
         let parts = Parts::of(layer);
         let secret = RwLock::new(Arc::new(Secret::draw(executor, layer, &parts)?));
-        let (layer, executor) = (Arc::clone(layer), Arc::clone(executor));
-        Ok(Self { name: name.to_owned(), stream, layer, parts, executor, secret })
+        let (layer, executor, spares) = (Arc::clone(layer), Arc::clone(executor), Arc::clone(spares));
+        Ok(Self { name: name.to_owned(), stream, layer, parts, executor, spares, secret })
     }
 
     /// Its full name, such as `blocks.0.attention.qkv`.
@@ -151,6 +160,11 @@ impl SharedLayer {
         self.stream
     }
 
+    /// The field of its shares and products.
+    pub const fn field(&self) -> Field {
+        self.parts.field()
+    }
+
     /// Elements of a row that is sent: K.
     pub fn inputs(&self) -> usize {
         self.layer.inputs
@@ -161,13 +175,37 @@ impl SharedLayer {
         self.parts.columns()
     }
 
+    /// Rows of a share as they are sent.
+    ///
+    /// # Errors
+    /// They are no rows of this layer.
+    pub fn pack(&self, share: &Tensor) -> Result<Vec<u8>, NnError> {
+        let elements: &[u32] = bytemuck::cast_slice(share.as_i32()?);
+        let mut packed = vec![0; elements.len().saturating_mul(self.field().bytes())];
+        pack(&self.executor, self.field(), elements, self.inputs(), &mut packed)?;
+        // It is to be sent now.
+        self.executor.dismiss();
+        Ok(packed)
+    }
+
+    /// The product of so many rows, as it came.
+    ///
+    /// # Errors
+    /// Bytes of another number, numbers that are not elements.
+    pub fn unpack(&self, rows: usize, packed: &[u8]) -> Result<Tensor, NnError> {
+        Tensor::written_i32(&self.spares, vec![columns(rows)?, columns(self.columns())?], |elements| {
+            let elements = bytemuck::cast_slice_mut(elements);
+            Ok(unpack(&self.executor, self.field(), packed, self.columns(), elements)?)
+        })
+    }
+
     /// The first row of `product` that is wrong. If one is, the vectors have been drawn anew.
     ///
     /// # Errors
     /// The component does not say; no vectors can be drawn.
     pub fn check(&self, shares: &dyn Shares, share: &Tensor, product: &Tensor) -> Result<Option<u32>, NnError> {
         let secret = Arc::clone(&self.secret.read().unwrap_or_else(PoisonError::into_inner));
-        let wrong = shares.check(share, product, &secret.challenge, &secret.projection)?;
+        let wrong = shares.check(self.field(), share, product, &secret.challenge, &secret.projection)?;
         if wrong.is_some() {
             let drawn = Arc::new(Secret::draw(&self.executor, &self.layer, &self.parts)?);
             *self.secret.write().unwrap_or_else(PoisonError::into_inner) = drawn;
@@ -206,13 +244,14 @@ pub struct SharedBackend<S> {
     executor: Arc<Executor>,
     shares: Arc<dyn Shares>,
     servers: Arc<S>,
+    spares: Arc<Spares>,
     count: Mutex<u32>,
 }
 
 impl<S: Servers> SharedBackend<S> {
     /// For layers that `executor` runs.
     pub fn new(executor: Arc<Executor>, shares: Arc<dyn Shares>, servers: Arc<S>) -> Self {
-        Self { executor, shares, servers, count: Mutex::default() }
+        Self { executor, shares, servers, spares: Arc::default(), count: Mutex::default() }
     }
 }
 
@@ -223,7 +262,7 @@ impl<S: Servers + 'static> Backend for SharedBackend<S> {
 
     fn prepare(&self, name: &str, layer: &Arc<Linear>) -> Result<Box<dyn Product>, NnError> {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = Arc::new(SharedLayer::new(&self.executor, name, *count, layer)?);
+        let shared = Arc::new(SharedLayer::new(&self.executor, &self.spares, name, *count, layer)?);
         *count = count.checked_add(1).ok_or_else(|| NnError::Runtime("more layers than there are streams".into()))?;
         self.servers.register(&shared);
         Ok(Box::new(SharedProduct {
@@ -248,16 +287,28 @@ struct SharedProduct<S> {
 }
 
 impl<S: Servers> SharedProduct<S> {
-    /// The totals of codes.
-    fn totals(&self, codes: Vec<i32>, rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
-        let layer = &self.layer.layer;
+    /// The sums of codes modulo p, lifted by `lift`.
+    fn totals<C: Copy + Into<i32>>(
+        &self,
+        codes: &[C],
+        rows: usize,
+        lift: impl FnOnce(&[u32]) -> Result<(), ShapeError>,
+    ) -> Result<(), ProductError> {
         if rows == 0 {
             return Ok(());
         }
-        let codes = of_rows(rows, layer.inputs, codes).map_err(unavailable)?;
-        let sum = self.product(&codes, rows)?;
-        let sum: &[u32] = bytemuck::cast_slice(sum.as_i32().map_err(unavailable)?);
-        Ok(lift(&self.executor, sum, self.layer.parts.least(), layer.outputs, totals)?)
+        let inputs = self.layer.inputs();
+        if rows.checked_mul(inputs) != Some(codes.len()) {
+            return Err(ShapeError(format!("{} codes are not {rows} rows of {inputs}", codes.len())).into());
+        }
+        let dims = |width| Ok(vec![columns(rows)?, columns(width)?]);
+        let write = |elements: &mut [i32]| {
+            elements.iter_mut().zip(codes).for_each(|(element, &code)| *element = code.into());
+            Ok(())
+        };
+        let codes = dims(inputs).and_then(|dims| Tensor::written_i32(&self.layer.spares, dims, write));
+        let sum = self.product(&codes.map_err(unavailable)?, rows)?;
+        Ok(lift(bytemuck::cast_slice(sum.as_i32().map_err(unavailable)?))?)
     }
 
     /// The product of the codes modulo p.
@@ -265,8 +316,7 @@ impl<S: Servers> SharedProduct<S> {
         let mut reason = String::new();
         for _ in 0..TRIES {
             let tried = self.servers.masked(&self.layer, rows).and_then(|masked| {
-                let share = self.shares.split(codes, &masked.mask).map_err(hopeless)?;
-                self.executor.dismiss();
+                let share = self.shares.split(self.layer.field(), codes, &masked.mask).map_err(hopeless)?;
                 let (product, who) = self.servers.multiply(&self.layer, &share)?;
                 if let Some(row) = self.layer.check(&*self.shares, &share, &product).map_err(hopeless)? {
                     let wrong = Wrong { layer: self.layer.name.clone(), row };
@@ -277,7 +327,7 @@ impl<S: Servers> SharedProduct<S> {
                     )));
                 }
                 let products: Vec<&Tensor> = masked.products.iter().chain([&product]).collect();
-                self.shares.combine(&products).map_err(hopeless)
+                self.shares.combine(self.layer.field(), &products).map_err(hopeless)
             });
             match tried {
                 Ok(sum) => return Ok(sum),
@@ -291,23 +341,15 @@ impl<S: Servers> SharedProduct<S> {
 
 impl<S: Servers> Product for SharedProduct<S> {
     fn product_u8(&self, codes: &[u8], rows: usize, totals: &mut [i32]) -> Result<(), ProductError> {
-        let mut wide = vec![0; totals.len()];
-        self.totals(codes.iter().map(|&code| code.into()).collect(), rows, &mut wide)?;
-        for (total, wide) in totals.iter_mut().zip(wide) {
-            // Totals of u8 codes fit 32 bits for every K that a layer may have.
-            *total = i32::try_from(wide).map_err(|_| ProductError::Wrong(format!("a total of {wide}")))?;
-        }
-        Ok(())
+        let (executor, field, least) = (&self.executor, self.layer.field(), self.layer.parts.least());
+        self.totals(codes, rows, |sum| lift_u8(executor, field, sum, least, self.layer.layer.outputs, totals))
     }
 
     fn product_u16(&self, codes: &[u16], rows: usize, totals: &mut [i64]) -> Result<(), ProductError> {
         debug_assert_eq!(self.layer.layer.activation, Activation::U16);
-        self.totals(codes.iter().map(|&code| code.into()).collect(), rows, totals)
+        let (executor, field, least) = (&self.executor, self.layer.field(), self.layer.parts.least());
+        self.totals(codes, rows, |sum| lift(executor, field, sum, least, self.layer.layer.outputs, totals))
     }
-}
-
-fn of_rows(rows: usize, width: usize, elements: Vec<i32>) -> Result<Tensor, NnError> {
-    Tensor::from_i32(vec![columns(rows)?, columns(width)?], elements)
 }
 
 fn unavailable(error: NnError) -> ProductError {

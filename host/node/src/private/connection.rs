@@ -1,14 +1,14 @@
 //! The stream to one server.
 //!
-//! Whatever comes is bounded before it is read and compared with the field before it is used.
+//! Whatever comes is bounded before it is read. Whether it is made of elements is seen when it is unpacked.
 
 use crate::swarm::execute::Trouble;
-use ostrakon_exact::field::expect_elements;
-use ostrakon_net::{Client, FrameStream, NetError};
-use ostrakon_nn::Tensor;
+use ostrakon_net::{Client, FrameStream, NetError, Payload};
+use ostrakon_nn::SharedLayer;
 use ostrakon_protocol::share::{FromServer, ToServer, element_bytes};
 use ostrakon_protocol::wire::Refusal;
 use ostrakon_protocol::{Digest, PublicKey};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -42,33 +42,24 @@ pub(super) struct Purpose {
 }
 
 /// The product that is asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) layer: &'a str,
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) layer: Arc<SharedLayer>,
     pub(super) rows: u32,
-    /// K.
-    pub(super) inputs: usize,
-    /// Elements of a row of the product.
-    pub(super) columns: usize,
 }
 
-impl Wanted<'_> {
+impl Wanted {
     /// How long it may take at most.
     fn within(&self) -> Duration {
         let rows = u64::from(self.rows);
-        let work = rows.saturating_mul(self.inputs as u64).saturating_mul(self.columns as u64);
-        let bytes = rows.saturating_mul(4).saturating_mul((self.inputs + self.columns) as u64);
+        let (inputs, columns) = (self.layer.inputs() as u64, self.layer.columns() as u64);
+        let work = rows.saturating_mul(inputs).saturating_mul(columns);
+        let bytes = rows.saturating_mul(4).saturating_mul(inputs.saturating_add(columns));
         PATIENCE + Duration::from_secs(work / LEAST_WORK + bytes / LEAST_BYTES)
     }
 
-    /// The product as a tensor.
-    pub(super) fn tensor(&self, elements: Vec<i32>) -> Result<Tensor, Trouble> {
-        let columns = u32::try_from(self.columns).unwrap_or(u32::MAX);
-        Tensor::from_i32(vec![self.rows, columns], elements).map_err(|error| Trouble::Malformed(error.to_string()))
-    }
-
     fn bytes(&self) -> Result<u64, Trouble> {
-        element_bytes(self.rows, self.columns)
+        element_bytes(self.rows, self.layer.columns(), self.layer.field().bytes())
             .ok_or_else(|| Trouble::Failed(format!("{} rows are more than a frame carries", self.rows)))
     }
 }
@@ -106,27 +97,27 @@ impl Connection {
         call
     }
 
-    /// Have a share multiplied, little-endian as it is sent.
-    pub(super) async fn multiply(&mut self, wanted: Wanted<'_>, elements: &[u8]) -> Result<Vec<i32>, Trouble> {
+    /// Have a share multiplied, packed as it is sent: the product, as it came.
+    pub(super) async fn multiply(&mut self, wanted: &Wanted, elements: &[u8]) -> Result<Payload, Trouble> {
         let call = self.next_call();
         let bytes = elements.len() as u64;
-        let header = ToServer::Multiply { call, layer: wanted.layer.to_owned(), rows: wanted.rows, bytes };
+        let header = ToServer::Multiply { call, layer: wanted.layer.name().to_owned(), rows: wanted.rows, bytes };
         let within = wanted.within();
         timeout(within, self.stream.send(&header, elements)).await.map_err(|_| Trouble::Late(within))??;
         self.product(wanted).await
     }
 
     /// Ask for the product of a mask; [`Connection::product`] takes it.
-    pub(super) async fn ask_masked(&mut self, wanted: Wanted<'_>, seed: [u8; 32], stream: u32) -> Result<(), Trouble> {
+    pub(super) async fn ask_masked(&mut self, wanted: &Wanted, seed: [u8; 32], stream: u32) -> Result<(), Trouble> {
         let call = self.next_call();
         let header =
-            ToServer::Masked { call, layer: wanted.layer.to_owned(), stream, seed, first: 0, rows: wanted.rows };
+            ToServer::Masked { call, layer: wanted.layer.name().to_owned(), stream, seed, first: 0, rows: wanted.rows };
         timeout(PATIENCE, self.stream.send(&header, &[])).await.map_err(|_| Trouble::Late(PATIENCE))??;
         Ok(())
     }
 
-    /// The next product, in the order in which they were asked for.
-    pub(super) async fn product(&mut self, wanted: Wanted<'_>) -> Result<Vec<i32>, Trouble> {
+    /// The next product, in the order in which they were asked for: as many bytes as it has, of which nothing more is known.
+    pub(super) async fn product(&mut self, wanted: &Wanted) -> Result<Payload, Trouble> {
         let (due, within) = (self.due, wanted.within());
         self.due = due.saturating_add(1);
         self.used = Instant::now();
@@ -136,10 +127,7 @@ impl Connection {
             other => return Err(unexpected(other, true)),
         };
         let payload = timeout(within, self.stream.payload(bytes, expected));
-        let payload = payload.await.map_err(|_| Trouble::Late(within))??;
-        let elements: Vec<i32> = payload.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect();
-        expect_elements(bytemuck::cast_slice(&elements)).map_err(|error| Trouble::Malformed(error.0))?;
-        Ok(elements)
+        Ok(payload.await.map_err(|_| Trouble::Late(within))??)
     }
 
     /// Whether it was silent for so long that the server may have ended it.

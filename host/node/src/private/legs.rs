@@ -56,8 +56,6 @@ pub(super) struct Leg {
     pub(super) to: u32,
     pub(super) servers: Vec<Server>,
     pub(super) shadows: VecDeque<PublicKey>,
-    /// Whether the first server takes one stream only.
-    pub(super) alone: bool,
 }
 
 /// One of them.

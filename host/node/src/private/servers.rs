@@ -20,8 +20,8 @@ use crate::batch::MAX_TOKENS;
 use crate::error::NodeError;
 use crate::swarm::client::choosing::{Choosing, Chosen};
 use crate::swarm::execute::Trouble;
-use futures::future::try_join;
 use ostrakon_engine::sharing::{Place, Seed};
+use ostrakon_net::Payload;
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_protocol::{Digest, PlannedLeg, PublicKey};
 use std::collections::VecDeque;
@@ -31,8 +31,6 @@ use tokio::runtime::Handle;
 
 /// Rows that are prepared at once: so many elements of one layer wait for their check.
 const CHUNK_ROWS: usize = 512;
-/// Least rows of half a share: with fewer, a second stream costs more than it saves.
-const LEAST_HALF: usize = 16;
 /// Bytes of masks and products that are kept ready.
 const POOL_BYTES: usize = 512 << 20;
 /// How often a leg is tried before the run is given up.
@@ -123,7 +121,6 @@ impl ShareServers {
             to,
             servers: replicas.into_iter().map(|node| Server { node, idle: Vec::new() }).collect(),
             shadows: shadows.into(),
-            alone: false,
         };
         state.legs = legs.into_iter().map(leg).collect();
         state.addresses = addresses;
@@ -276,16 +273,16 @@ impl ShareServers {
         let (mut products, mut masks) = (Vec::with_capacity(layers.len()), Vec::with_capacity(layers.len()));
         self.handle.block_on(async {
             for layer in layers {
-                connection.ask_masked(wanted(layer, rows), seed, layer.stream()).await?;
+                connection.ask_masked(&wanted(layer, rows), seed, layer.stream()).await?;
             }
             Ok::<(), Trouble>(())
         })?;
         for layer in layers {
             // While the server multiplies.
             let mask = self.shares.mask(&[seed], place(layer, rows))?;
-            let product = self.handle.block_on(connection.product(wanted(layer, rows)))?;
-            let product = wanted(layer, rows).tensor(product)?;
-            lock(&self.traffic).prepared += product.byte_len() as u64;
+            let product = self.handle.block_on(connection.product(&wanted(layer, rows)))?;
+            lock(&self.traffic).prepared += product.len() as u64;
+            let product = unpacked(layer, rows, &product)?;
             if let Some(row) = layer.check(&*self.shares, &mask, &product)? {
                 let what = format!("row {row} of layer `{}`, of a mask", layer.name());
                 return Err(Failed::There(Trouble::Wrong(what)));
@@ -313,19 +310,6 @@ impl ShareServers {
         self.handle.block_on(Connection::open(self.choosing.net(), server.node, addresses, purpose))
     }
 
-    /// A second stream for the other half of a share, so that one half travels while the other is multiplied. A server
-    /// may have no room for it.
-    fn second(&self, state: &mut State, at: usize, rows: usize) -> Option<Connection> {
-        if rows < 2 * LEAST_HALF || state.legs.get(at)?.alone {
-            return None;
-        }
-        let second = self.connection(state, at, 0).ok();
-        if let (None, Some(leg)) = (&second, state.legs.get_mut(at)) {
-            leg.alone = true;
-        }
-        second
-    }
-
     fn keep(&self, state: &mut State, at: usize, number: usize, connection: Connection) {
         if let Some(server) = state.legs.get_mut(at).and_then(|leg| leg.servers.get_mut(number)) {
             server.idle.push(connection);
@@ -341,7 +325,6 @@ impl ShareServers {
         let next = leg.shadows.pop_front();
         if let Some(next) = next {
             server.node = next;
-            leg.alone = false;
         }
         if let Some(offence) = trouble.offence() {
             self.choosing.net().report(failed, offence);
@@ -422,20 +405,22 @@ impl Servers for ShareServers {
         let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
         let rows = share.dims().first().map_or(0, |&rows| rows as usize);
         self.pool.may_send(layer.stream(), state.server(at, 0))?;
-        let result = self.connection(&mut state, at, 0).and_then(|mut first| {
-            let mut second = self.second(&mut state, at, rows);
-            let product = self.handle.block_on(multiplied(layer, share, &mut first, second.as_mut()))?;
-            Ok((product, first, second))
+        let result = self.connection(&mut state, at, 0).and_then(|connection| {
+            let packed = layer.pack(share).map_err(|error| Trouble::Failed(error.to_string()))?;
+            let sent = packed.len() as u64;
+            // Apart from this thread, which would be woken by every piece that comes.
+            let asked = self.handle.spawn(multiplied(connection, wanted(layer, rows), packed));
+            let asked = self.handle.block_on(asked).map_err(|error| Trouble::Failed(error.to_string()))?;
+            let (connection, came) = asked?;
+            Ok((unpacked(layer, rows, &came)?, [sent, came.len() as u64], connection))
         });
         match result {
-            Ok((product, first, second)) => {
-                for connection in second.into_iter().chain([first]) {
-                    self.keep(&mut state, at, 0, connection);
-                }
+            Ok((product, [sent, received], connection)) => {
+                self.keep(&mut state, at, 0, connection);
                 let who = state.gave(at, 0);
                 let mut traffic = lock(&self.traffic);
-                traffic.sent += share.byte_len() as u64;
-                traffic.received += product.byte_len() as u64;
+                traffic.sent += sent;
+                traffic.received += received;
                 traffic.round_trips += 1;
                 who.map(|who| (product, who)).ok_or_else(|| SharedError::Lost("the server is gone".into()))
             }
@@ -459,30 +444,19 @@ impl Servers for ShareServers {
     }
 }
 
-/// The product of a share, half of it on each of two streams.
+/// The product of a share as it came, and the stream.
 async fn multiplied(
-    layer: &SharedLayer,
-    share: &Tensor,
-    first: &mut Connection,
-    second: Option<&mut Connection>,
-) -> Result<Tensor, Trouble> {
-    let rows = share.dims().first().map_or(0, |&rows| rows as usize);
-    let elements = share.bytes();
-    let elements = match second {
-        Some(second) => {
-            let half = rows / 2;
-            let (ours, theirs) = elements.split_at_checked(half * layer.inputs() * 4).unwrap_or_default();
-            let products = try_join(
-                first.multiply(wanted(layer, half), ours),
-                second.multiply(wanted(layer, rows - half), theirs),
-            );
-            let (mut product, rest) = products.await?;
-            product.extend(rest);
-            product
-        }
-        None => first.multiply(wanted(layer, rows), &elements).await?,
-    };
-    wanted(layer, rows).tensor(elements)
+    mut connection: Connection,
+    wanted: Wanted,
+    packed: Vec<u8>,
+) -> Result<(Connection, Payload), Trouble> {
+    let product = connection.multiply(&wanted, &packed).await?;
+    Ok((connection, product))
+}
+
+/// The product that came.
+fn unpacked(layer: &SharedLayer, rows: usize, came: &[u8]) -> Result<Tensor, Trouble> {
+    layer.unpack(rows, came).map_err(|error| Trouble::Malformed(error.text().to_owned()))
 }
 
 fn fresh_seed() -> Result<Seed, SharedError> {
@@ -493,10 +467,16 @@ fn fresh_seed() -> Result<Seed, SharedError> {
 
 fn place(layer: &SharedLayer, rows: usize) -> Place {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Place { stream: layer.stream(), first: 0, rows: number(rows), columns: number(layer.inputs()) }
+    Place {
+        field: layer.field(),
+        stream: layer.stream(),
+        first: 0,
+        rows: number(rows),
+        columns: number(layer.inputs()),
+    }
 }
 
-fn wanted(layer: &SharedLayer, rows: usize) -> Wanted<'_> {
+fn wanted(layer: &Arc<SharedLayer>, rows: usize) -> Wanted {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    Wanted { layer: layer.name(), rows, inputs: layer.inputs(), columns: layer.columns() }
+    Wanted { layer: Arc::clone(layer), rows }
 }

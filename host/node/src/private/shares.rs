@@ -3,6 +3,7 @@
 use crate::error::NodeError;
 use ostrakon_engine::sharing::{Place, Seed};
 use ostrakon_engine::{CallError, Limits, Plugin, Sharing};
+use ostrakon_exact::field::Field;
 use ostrakon_exact::simd::Executor;
 use ostrakon_nn::{Host, NnError, Shares, Tensor};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -57,25 +58,28 @@ impl ComponentShares {
 }
 
 impl Shares for ComponentShares {
-    fn split(&self, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError> {
-        self.call(|sharing| sharing.split(codes, mask))
+    fn split(&self, field: Field, codes: &Tensor, mask: &Tensor) -> Result<Tensor, NnError> {
+        self.call(|sharing| sharing.split(field, codes, mask))
     }
 
     fn check(
         &self,
+        field: Field,
         share: &Tensor,
         product: &Tensor,
         challenge: &Tensor,
         projection: &Tensor,
     ) -> Result<Option<u32>, NnError> {
-        self.call(|sharing| sharing.check(share, product, challenge, projection))
+        self.call(|sharing| sharing.check(field, share, product, challenge, projection))
     }
 
-    fn combine(&self, products: &[&Tensor]) -> Result<Tensor, NnError> {
+    fn combine(&self, field: Field, products: &[&Tensor]) -> Result<Tensor, NnError> {
         let [first, rest @ ..] = products else {
             return Err(NnError::InvalidArgument("no products to combine".into()));
         };
-        self.call(|sharing| rest.iter().try_fold((*first).clone(), |sum, product| sharing.combine(&sum, product)))
+        self.call(|sharing| {
+            rest.iter().try_fold((*first).clone(), |sum, product| sharing.combine(field, &sum, product))
+        })
     }
 }
 

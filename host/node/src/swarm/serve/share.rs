@@ -24,15 +24,14 @@ use super::session::{End, OPEN_WITHIN, Seat};
 use super::share_layers::ShareLayers;
 use super::{Serving, random};
 use futures::future::BoxFuture;
-use ostrakon_exact::field::{P, expand, expect_elements};
+use ostrakon_exact::field::{Field, expand, pack, unpack};
 use ostrakon_exact::ragged::ShapeError;
 use ostrakon_exact::simd::ProductError;
 use ostrakon_net::{FrameStream, NetError, Offence, Payload};
 use ostrakon_nn::NnError;
-use ostrakon_protocol::share::{ELEMENT_BYTES, FromServer, MAX_LAYER_NAME, ToServer, element_bytes};
+use ostrakon_protocol::share::{FromServer, MAX_LAYER_NAME, ToServer, element_bytes};
 use ostrakon_protocol::wire::{MAX_TENSOR_BYTES, Refusal};
 use ostrakon_protocol::{Digest, Document, PublicKey};
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,6 +40,9 @@ use zeroize::Zeroizing;
 
 /// For how long a node that is to leave waits for the next call of a stream.
 const LEAVING: Duration = Duration::from_secs(5);
+
+/// Bytes of an element in memory, and at most on its way.
+const MOST_BYTES: u64 = 4;
 
 /// A stream of shares, as this node sees it.
 type Stream = FrameStream<ToServer, FromServer>;
@@ -79,9 +81,10 @@ impl Serving {
                     *call = number;
                     next = in_order(number, next)?;
                     let wanted = opened.share_bytes(&layer, rows)?;
-                    if bytes != wanted {
+                    if !wanted.contains(&bytes) {
+                        let [least, most] = wanted;
                         return Err(End::wrong(format!(
-                            "{bytes} bytes follow; {rows} rows of the layer `{layer}` are {wanted} bytes"
+                            "{bytes} bytes follow; {rows} rows of the layer `{layer}` are {least} or {most} bytes"
                         )));
                     }
                     let share = Share::Sent(stream.payload(bytes, MAX_TENSOR_BYTES).await?);
@@ -139,9 +142,8 @@ impl Serving {
         let rows = call.rows;
         let layers = Arc::clone(&opened.hosted.share_layers);
         let done = opened.hosted.in_turn(move || call.multiply(&layers)).await;
-        let Product { elements, took } = done.map_err(|error| Refused::fault(&error))??;
+        let Product { packed: payload, took } = done.map_err(|error| Refused::fault(&error))??;
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let payload = little_endian(&elements);
         let bytes = payload.len() as u64;
         count(&self.metrics.shares, 1);
         count(&self.metrics.rows, rows.into());
@@ -159,16 +161,17 @@ struct Opened {
 }
 
 impl Opened {
-    /// Memory of the largest call: the share as it comes and as it is computed with, and the product.
+    /// Memory of the largest call: share and product, as they are sent and as they are computed with.
     fn bytes(&self) -> u64 {
-        let columns = |inputs: usize, outputs: usize| (inputs as u64).saturating_mul(2).saturating_add(outputs as u64);
+        let columns = |inputs: usize, outputs: usize| (inputs as u64).saturating_add(outputs as u64).saturating_mul(2);
         let layers = self.hosted.share_layers.of_blocks(&self.blocks);
         let row = layers.map(|layer| columns(layer.inputs, layer.most_columns)).max().unwrap_or(0);
-        row.saturating_mul(ELEMENT_BYTES).saturating_mul(self.rows.into())
+        row.saturating_mul(MOST_BYTES).saturating_mul(self.rows.into())
     }
 
-    /// Bytes of a share of so many rows, if there may be such a share.
-    fn share_bytes(&self, layer: &str, rows: u32) -> Result<u64, End> {
+    /// Bytes of a share of so many rows, if there may be such a share, in each field. Which it is to be follows from weights, which
+    /// are not looked at for that.
+    fn share_bytes(&self, layer: &str, rows: u32) -> Result<[u64; 2], End> {
         if layer.len() > MAX_LAYER_NAME {
             return Err(End::wrong(format!("a layer's name has {} characters, at most {MAX_LAYER_NAME}", layer.len())));
         }
@@ -179,7 +182,8 @@ impl Opened {
         if !(1..=self.rows).contains(&rows) {
             return Err(End::wrong(format!("{rows} rows in a call: the stream is for 1 to {}", self.rows)));
         }
-        element_bytes(rows, found.inputs).ok_or_else(|| too_large(rows, layer))
+        let [least, most] = Field::ALL.map(|field| element_bytes(rows, found.inputs, field.bytes()));
+        least.zip(most).map(<[u64; 2]>::from).ok_or_else(|| too_large(rows, layer))
     }
 }
 
@@ -210,7 +214,7 @@ enum Share {
 
 /// What comes of a call.
 struct Product {
-    elements: Vec<u32>,
+    packed: Vec<u8>,
     took: Duration,
 }
 
@@ -220,27 +224,34 @@ impl Call {
         let Self { layer, rows, share } = self;
         let product = layers.product(&layer).map_err(|error| fault_of_layer(&error))?;
         let begun = Instant::now();
-        element_bytes(rows, product.columns()).ok_or_else(|| too_large(rows, &layer))?;
+        let (field, executor) = (product.field(), layers.host().executor());
+        element_bytes(rows, product.columns(), field.bytes()).ok_or_else(|| too_large(rows, &layer))?;
         let rows = rows as usize;
-        let shares = match share {
-            Share::Sent(payload) => {
-                let shares = elements(&payload);
+        let mut shares = vec![0; rows.saturating_mul(product.inputs())];
+        match share {
+            Share::Sent(packed) if packed.len() == shares.len().saturating_mul(field.bytes()) => {
                 // The number itself is not said: reasons are logged.
-                expect_elements(&shares)
-                    .map_err(|_| End::wrong(format!("not all numbers of the share are below {P}")))?;
-                shares
+                unpack(executor, field, &packed, product.inputs(), &mut shares)
+                    .map_err(|_| End::wrong(format!("not all numbers of the share are below {}", field.prime())))?;
+            }
+            Share::Sent(packed) => {
+                let (bytes, each, p) = (packed.len(), field.bytes(), field.prime());
+                return Err(End::wrong(format!(
+                    "{bytes} bytes for {rows} rows of the layer `{layer}`: its field is that of {p}, of {each} bytes an element"
+                )));
             }
             Share::Masked { seed, of, first } => {
-                let mut shares = vec![0; rows.saturating_mul(product.inputs())];
-                let executor = layers.host().executor();
-                expand(executor, &seed, of, first, rows, product.inputs(), &mut shares)
+                expand(executor, field, &seed, of, first, rows, product.inputs(), &mut shares)
                     .map_err(|error: ShapeError| End::wrong(error.to_string()))?;
-                shares
             }
-        };
+        }
         let mut elements = vec![0; rows.saturating_mul(product.columns())];
         product.multiply(&shares, rows, &mut elements).map_err(|error| fault_of_product(&error))?;
-        Ok(Product { elements, took: begun.elapsed() })
+        let mut packed = vec![0; elements.len().saturating_mul(field.bytes())];
+        pack(executor, field, &elements, product.columns(), &mut packed)
+            .map_err(|error| fault_of_product(&error.into()))?;
+        executor.dismiss();
+        Ok(Product { packed, took: begun.elapsed() })
     }
 }
 
@@ -251,18 +262,4 @@ fn fault_of_product(error: &ProductError) -> End {
 
 fn fault_of_layer(error: &NnError) -> End {
     Refused::new(Refusal::Fault, error.to_string()).into()
-}
-
-fn elements(bytes: &[u8]) -> Vec<u32> {
-    let (chunks, _) = bytes.as_chunks();
-    chunks.iter().copied().map(u32::from_le_bytes).collect()
-}
-
-/// The elements as they are sent; borrowed where the machine is little-endian.
-fn little_endian(elements: &[u32]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        Cow::Borrowed(bytemuck::cast_slice(elements))
-    } else {
-        Cow::Owned(elements.iter().flat_map(|element| element.to_le_bytes()).collect())
-    }
 }

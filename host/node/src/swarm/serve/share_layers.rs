@@ -10,7 +10,7 @@
 use crate::error::NodeError;
 use crate::load::Model;
 use ostrakon_exact::Activation;
-use ostrakon_exact::field::{P, ShareProduct};
+use ostrakon_exact::field::{Field, ShareProduct};
 use ostrakon_nn::{Host, NnError};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -88,9 +88,9 @@ impl ShareLayers {
     }
 }
 
-/// Parts of a layer, at most: each but the last has at least as many columns as fit with the largest weights.
+/// Parts of a layer, at most: in the larger field, each but the last has at least as many columns as fit with the largest weights.
 const fn most_parts(activation: Activation, inputs: usize) -> usize {
-    let least_columns = (P - 1) as usize / (activation.max_code() as usize * 127);
+    let least_columns = (Field::P31.prime() - 1) as usize / (activation.max_code() as usize * 127);
     inputs.div_ceil(least_columns)
 }
 
