@@ -131,12 +131,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (address, servers) = (args.next().ok_or("whose servers?")?, args.next().ok_or("how many servers?")?);
             return private(&package, &options, address, servers.parse()?);
         }
-        None | Some("cpu") => Arithmetic::Native(Native::Cpu),
-        Some("auto") => Arithmetic::Native(Native::Auto),
-        Some("openvino") => Arithmetic::Native(Native::OpenVino),
-        Some("cuda") => Arithmetic::Native(Native::Cuda),
+        None => Arithmetic::Native(Native::Cpu),
         Some("reference") => Arithmetic::Reference,
-        Some(other) => return Err(format!("{other:?} is not auto, cpu, openvino or reference").into()),
+        Some(name) => Arithmetic::Native(Native::from_name(name).ok_or("not a backend's name")?),
     };
     let options = RunOptions { arithmetic, ..options };
     let home = Home::from_env()?;

@@ -152,9 +152,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
 
-    /// What does the arithmetic; all give the same bytes, and the reference in plain WebAssembly is slow
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) backend: BackendArg,
+    /// What does the arithmetic; all give the same bytes: auto (the fastest native one that is exact here, measured once), cpu,
+    /// openvino, cuda (an NVIDIA GPU; cuda:1 is the second one) or reference (plain WebAssembly, slow)
+    #[arg(long, value_name = "BACKEND", value_parser = backend, default_value = "auto")]
+    pub(crate) backend: Arithmetic,
 
     /// What runs WebAssembly: a compiler, or an interpreter (slow, runs everywhere)
     #[arg(long, value_enum, default_value_t)]
@@ -491,31 +492,11 @@ pub(crate) struct PluginsArg {
 }
 
 /// `--backend`.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum BackendArg {
-    /// The fastest native one that is exact here, measured once and remembered
-    #[default]
-    Auto,
-    /// This machine's CPU
-    Cpu,
-    /// OpenVINO; an error where it is missing
-    Openvino,
-    /// The first NVIDIA GPU; an error where there is none
-    Cuda,
-    /// Plain WebAssembly
-    Reference,
-}
-
-impl From<BackendArg> for Arithmetic {
-    fn from(backend: BackendArg) -> Self {
-        match backend {
-            BackendArg::Auto => Self::Native(Native::Auto),
-            BackendArg::Cpu => Self::Native(Native::Cpu),
-            BackendArg::Openvino => Self::Native(Native::OpenVino),
-            BackendArg::Cuda => Self::Native(Native::Cuda),
-            BackendArg::Reference => Self::Reference,
-        }
+pub(crate) fn backend(name: &str) -> Result<Arithmetic, String> {
+    if name == "reference" {
+        return Ok(Arithmetic::Reference);
     }
+    Native::from_name(name).map(Arithmetic::Native).ok_or_else(|| format!("one of reference, {}", Native::NAMES))
 }
 
 /// `--engine`.

@@ -37,7 +37,7 @@ pub(crate) fn start(
     match arithmetic {
         Arithmetic::Native(Native::Auto) => auto(executor, home),
         Arithmetic::Native(Native::OpenVino) => named("openvino", executor, home),
-        Arithmetic::Native(Native::Cuda) => named(CUDA, executor, home),
+        Arithmetic::Native(Native::Cuda(index)) => named(&format!("{CUDA}:{index}"), executor, home),
         // Beneath components that compute by themselves it does nothing.
         Arithmetic::Native(Native::Cpu) | Arithmetic::Reference => named(cpu::NAME, executor, home),
     }

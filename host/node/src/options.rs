@@ -31,8 +31,24 @@ pub enum Native {
     Cpu,
     /// OpenVINO, or an error.
     OpenVino,
-    /// The first NVIDIA GPU, or an error.
-    Cuda,
+    /// The NVIDIA GPU of this number, counted from 0, or an error.
+    Cuda(u16),
+}
+
+impl Native {
+    /// The names of [`Native::from_name`], for an error.
+    pub const NAMES: &str = "auto, cpu, openvino, cuda or cuda:N, the GPU of this number counted from 0";
+
+    /// What an operator calls it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "openvino" => Some(Self::OpenVino),
+            "cuda" => Some(Self::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).map(Self::Cuda),
+        }
+    }
 }
 
 /// The choices of a run.

@@ -60,6 +60,20 @@ fn a_model_gives_the_same_digest() {
 }
 
 #[test]
+fn gpus_are_chosen_by_number() {
+    let model = minilm(1);
+    let args =
+        |backend| ["run", model.to_str().unwrap(), "--allow-unknown-signer", "--backend", backend, "--text", "a"];
+    let two = [("OSTRAKON_EMULATED_DEVICES", "2")];
+    let done = emulated(&binary(), &args("cuda:1"), &two);
+    assert!(done.status.success(), "{}", text(&done));
+    let done = emulated(&binary(), &args("cuda:2"), &two);
+    assert!(!done.status.success() && text(&done).contains("there is no GPU 2"), "{}", text(&done));
+    let done = emulated(&binary(), &args("cuda:x"), &two);
+    assert!(!done.status.success() && text(&done).contains("cuda:N"), "{}", text(&done));
+}
+
+#[test]
 fn a_gpu_that_fails_is_an_error() {
     let model = minilm(1);
     let args = run(&model, &["--text", "a"]);

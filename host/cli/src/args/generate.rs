@@ -1,7 +1,8 @@
 //! Options of commands that generate text.
 
-use super::{BackendArg, PluginsArg, TrustArgs};
+use super::{PluginsArg, TrustArgs, backend};
 use clap::{Args, ValueHint};
+use ostrakon_node::Arithmetic;
 use ostrakon_node::generate::Sampling;
 use std::path::PathBuf;
 
@@ -46,9 +47,10 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// What computes the integer products
-    #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
-    pub(crate) backend: BackendArg,
+    /// What does the arithmetic; all give the same bytes: auto (the fastest native one that is exact here, measured once), cpu,
+    /// openvino, cuda (an NVIDIA GPU; cuda:1 is the second one) or reference (plain WebAssembly, slow)
+    #[arg(long, value_name = "BACKEND", value_parser = backend, default_value = "auto")]
+    pub(crate) backend: Arithmetic,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

@@ -1,8 +1,9 @@
 //! Options of the command that answers programs.
 
 use super::generate::SwarmArgs;
-use super::{BackendArg, LogFormat, PluginsArg, TrustArgs};
+use super::{LogFormat, PluginsArg, TrustArgs, backend};
 use clap::{Args, ValueHint};
+use ostrakon_node::Arithmetic;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -65,9 +66,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// What does the arithmetic; all give the same bytes
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) backend: BackendArg,
+    /// What does the arithmetic; all give the same bytes: auto (the fastest native one that is exact here, measured once), cpu,
+    /// openvino, cuda (an NVIDIA GPU; cuda:1 is the second one) or reference (plain WebAssembly, slow)
+    #[arg(long, value_name = "BACKEND", value_parser = backend, default_value = "auto")]
+    pub(crate) backend: Arithmetic,
 
     /// How log lines are written to standard error; which ones, OSTRAKON_LOG or RUST_LOG say
     #[arg(long, value_enum, default_value_t)]

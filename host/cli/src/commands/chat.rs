@@ -248,7 +248,7 @@ fn answer(
 
 fn options(args: &ChatArgs) -> RunOptions {
     RunOptions {
-        arithmetic: args.backend.into(),
+        arithmetic: args.backend,
         threads: args.threads.map(usize::from),
         plugins: args.plugins.plugins.clone(),
         ..RunOptions::default()

@@ -71,7 +71,7 @@ pub(crate) fn run(args: RunArgs, json: bool, start: Instant) -> Result<(), Probl
 pub(super) fn options(args: &RunArgs) -> Result<RunOptions, Problem> {
     let simd = args.simd.as_deref().map(simd_level).transpose()?;
     Ok(RunOptions {
-        arithmetic: args.backend.into(),
+        arithmetic: args.backend,
         compiler: match args.engine {
             EngineArg::Cranelift => Compiler::Cranelift,
             EngineArg::Pulley => Compiler::Pulley,

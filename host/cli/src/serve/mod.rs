@@ -195,7 +195,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {
 
 fn options(args: &ServeArgs) -> RunOptions {
     RunOptions {
-        arithmetic: args.backend.into(),
+        arithmetic: args.backend,
         threads: args.threads.map(usize::from),
         plugins: args.plugins.plugins.clone(),
         ..RunOptions::default()

@@ -391,13 +391,8 @@ fn http(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn backend(name: Option<&str>) -> Result<Native, String> {
-    match name {
-        None | Some("auto") => Ok(Native::Auto),
-        Some("cpu") => Ok(Native::Cpu),
-        Some("openvino") => Ok(Native::OpenVino),
-        Some("cuda") => Ok(Native::Cuda),
-        Some(other) => Err(format!("`backend` is {}: auto, cpu, openvino or cuda", shown(other))),
-    }
+    let name = name.unwrap_or("auto");
+    Native::from_name(name).ok_or_else(|| format!("`backend` is {}: {}", shown(name), Native::NAMES))
 }
 
 fn threads(count: i64) -> Result<usize, String> {
