@@ -25,6 +25,7 @@ use ostrakon_net::Payload;
 use ostrakon_nn::{Masked, NnError, Servers, SharedError, SharedLayer, Tensor, Wrong};
 use ostrakon_protocol::{Digest, PlannedLeg, PublicKey};
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -405,15 +406,19 @@ impl Servers for ShareServers {
         let at = state.leg_of(layer.name()).ok_or_else(|| SharedError::Lost("it was planned anew".into()))?;
         let rows = share.dims().first().map_or(0, |&rows| rows as usize);
         self.pool.may_send(layer.stream(), state.server(at, 0))?;
-        let result = self.connection(&mut state, at, 0).and_then(|connection| {
-            let packed = layer.pack(share).map_err(|error| Trouble::Failed(error.to_string()))?;
-            let sent = packed.len() as u64;
-            // Apart from this thread, which would be woken by every piece that comes.
-            let asked = self.handle.spawn(multiplied(connection, wanted(layer, rows), packed));
-            let asked = self.handle.block_on(asked).map_err(|error| Trouble::Failed(error.to_string()))?;
-            let (connection, came) = asked?;
-            Ok((unpacked(layer, rows, &came)?, [sent, came.len() as u64], connection))
-        });
+        let hopeless = |error: &dyn Display| SharedError::Hopeless(error.to_string());
+        let packed = layer.pack(share).map_err(|error| hopeless(&error))?;
+        let sent = packed.len() as u64;
+        let asked = match self.connection(&mut state, at, 0) {
+            Ok(connection) => {
+                // Apart from this thread, which would be woken by every piece that comes.
+                let asked = self.handle.spawn(multiplied(connection, wanted(layer, rows), packed));
+                self.handle.block_on(asked).map_err(|error| hopeless(&error))?
+            }
+            Err(trouble) => Err(trouble),
+        };
+        let result = asked
+            .and_then(|(connection, came)| Ok((unpacked(layer, rows, &came)?, [sent, came.len() as u64], connection)));
         match result {
             Ok((product, [sent, received], connection)) => {
                 self.keep(&mut state, at, 0, connection);
