@@ -186,7 +186,7 @@ pub(crate) struct RunArgs {
     pub(crate) within: u64,
 
     /// Run it here and have servers of the swarm only multiply shares, from which none of them learns the texts
-    #[arg(long, requires = "swarm", conflicts_with_all = ["verify", "receipt", "plan"])]
+    #[arg(long, requires = "swarm", conflicts_with_all = ["verify", "receipt", "plan", "within", "backend"])]
     pub(crate) private: bool,
 
     /// Among how many servers of different operators a text is split: all of them together could read it
@@ -496,7 +496,7 @@ pub(crate) fn backend(name: &str) -> Result<Arithmetic, String> {
     if name == "reference" {
         return Ok(Arithmetic::Reference);
     }
-    Native::from_name(name).map(Arithmetic::Native).ok_or_else(|| format!("one of reference, {}", Native::NAMES))
+    Native::from_name(name).map(Arithmetic::Native).ok_or_else(|| format!("reference, {}", Native::NAMES))
 }
 
 /// `--engine`.

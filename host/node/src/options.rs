@@ -37,7 +37,7 @@ pub enum Native {
 
 impl Native {
     /// The names of [`Native::from_name`], for an error.
-    pub const NAMES: &str = "auto, cpu, openvino, cuda or cuda:N, the GPU of this number counted from 0";
+    pub const NAMES: &str = "auto, cpu, openvino, cuda, or cuda:N for the GPU of number N, counted from 0";
 
     /// What an operator calls it.
     pub fn from_name(name: &str) -> Option<Self> {

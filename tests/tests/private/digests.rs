@@ -216,6 +216,8 @@ fn what_cannot_be_run_privately_is_said_clearly() {
         (&served, vec!["--servers", "17", here[0], here[1]], vec!["--servers", "17 is not in 2..=16"]),
         (&PathBuf::from("not-here"), vec![here[0], here[1]], vec!["not-here", "ostrakon fetch"]),
         (&served, vec!["--receipt", &receipt, here[0], here[1]], vec!["--private", "cannot be used with", "--receipt"]),
+        (&served, vec!["--within", "9", here[0], here[1]], vec!["--private", "cannot be used with", "--within"]),
+        (&served, vec!["--backend", "cpu", here[0], here[1]], vec!["--private", "cannot be used with", "--backend"]),
         (&served, vec![], vec!["--swarm"]),
     ] {
         let said = run(package, &more);
