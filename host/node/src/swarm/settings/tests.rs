@@ -63,7 +63,7 @@ fn what_makes_no_sense_is_named_with_what_would_do() {
         ("listen = [\"/ip4/1.2.3.4/tcp/1\", \"/ip4/1.2.3.4/tcp/1\"]", &["`listen`", "twice"]),
         ("bootstrap = [\"/a\\u001b[2J\"]", &["`bootstrap`", "\\u{1b}"]),
         ("http = \"9464\"", &["`http`", "127.0.0.1:9464"]),
-        ("backend = \"tpu\"", &["`backend` is \"tpu\"", "auto, cpu, openvino, cuda or cuda:N"]),
+        ("backend = \"tpu\"", &["`backend` is \"tpu\"", "auto, cpu, openvino, cuda, or cuda:N"]),
         ("threads = 0", &["`threads` is 0", "1 to 1024"]),
         ("threads = -1", &["`threads` is -1"]),
         ("allow = [\"ed25519:xyz\"]", &["`allow`", "ed25519:xyz", "64 hexadecimal"]),
