@@ -90,7 +90,7 @@ fn embeddings(output: &Tensor) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
 }
 
 fn private(package: &str, options: &RunOptions, address: String, servers: u32) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = runtime.block_on(SwarmClient::connect(&[address], SigningKey::generate()?))?;
     let (home, handle) = (Home::from_env()?, runtime.handle().clone());
     let mut model = PrivateModel::open(Path::new(package), &policy(), &home, options, client, handle, servers)?;
@@ -102,10 +102,12 @@ fn private(package: &str, options: &RunOptions, address: String, servers: u32) -
             let watch = Watch::start()?;
             model.prepare(rows)?;
             watch.stop(&mut response.masks_ms, &mut response.masks_cpu_ms)?;
+            std::thread::sleep(BETWEEN);
             let watch = Watch::start()?;
             let (ids, lengths) = ragged(&request.ids)?;
             let output = model.forward(ids, &lengths)?;
             watch.stop(&mut response.ms, &mut response.cpu_ms)?;
+            model.make_ready()?;
             response.embeddings = embeddings(&output)?;
         }
         let traffic = model.traffic();

@@ -3,9 +3,10 @@
 use crate::problem::Problem;
 use tokio::runtime::{Builder, Runtime};
 
-/// A runtime of few threads: computing is done on others.
+/// A runtime of few threads, one for four processors: computing is done on others, and what is handed from one thread to the
+/// next is slower there than what stays.
 pub(crate) fn runtime() -> Result<Runtime, Problem> {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let threads = std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 4).clamp(1, 8));
     Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("ostrakon-net")

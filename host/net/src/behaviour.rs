@@ -2,7 +2,7 @@
 //!
 //! # How
 //!
-//! 1. Transports: TCP with noise and yamux, and QUIC; host names are resolved; relayed connections.
+//! 1. Transports: TCP with TLS and yamux, and QUIC; host names are resolved; relayed connections.
 //! 2. [`Gate`] and connection limits come first, so that nothing is set up for who is not let in.
 //! 3. Discovery: identify, ping, Kademlia (only provider records, only of digests), mDNS on a LAN. Behind NAT: AutoNAT,
 //!    relays, hole punching.
@@ -13,6 +13,7 @@ use crate::control::{CONTROL, ControlCodec};
 use crate::error::NetError;
 use crate::fleet::Fleet;
 use crate::gate::Gate;
+use crate::security::Tls;
 use crate::transport::{self, Yamux};
 use libp2p::gossipsub::{self, IdentTopic};
 use libp2p::identity::Keypair;
@@ -21,7 +22,7 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, noise, ping, relay,
+    StreamProtocol, Swarm, SwarmBuilder, autonat, connection_limits, dcutr, identify, kad, mdns, ping, relay,
 };
 use ostrakon_protocol::Digest;
 use ostrakon_protocol::status::MAX_STATUS_BYTES;
@@ -75,7 +76,7 @@ pub(crate) fn build(keypair: Keypair, config: &NetConfig, fleet: &Arc<Fleet>) ->
         .map_err(|e| start("TCP", &e))?
         .with_dns()
         .map_err(|e| start("the resolver of host names (see /etc/resolv.conf)", &e))?
-        .with_relay_client(noise::Config::new, || Yamux)
+        .with_relay_client(Tls::new, || Yamux)
         .map_err(|e| start("relays", &e))?
         .with_behaviour(|key, relayed| protocols(key, relayed, config, fleet))
         .map_err(|e| start("a protocol", &e))?

@@ -30,6 +30,7 @@ mod identity;
 mod pace;
 mod rate;
 mod reputation;
+mod security;
 mod streams;
 mod transport;
 

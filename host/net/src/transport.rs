@@ -1,4 +1,4 @@
-//! TCP with noise and yamux, set up for tensors.
+//! TCP with TLS and yamux, set up for tensors.
 //!
 //! # Why
 //!
@@ -14,13 +14,14 @@
 //! Both sides may choose this for themselves: on the network nothing is different.
 
 use crate::behaviour::STREAMS;
+use crate::security::Tls;
 use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite, future, ready};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport, noise, tcp};
+use libp2p::{PeerId, Transport, tcp};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::error::Error;
@@ -40,12 +41,11 @@ const WAITING: usize = 256;
 /// Connections over TCP.
 ///
 /// # Errors
-/// A key that noise cannot use.
+/// A key that cannot sign a certificate.
 pub(crate) fn tcp(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Box<dyn Error + Send + Sync>> {
-    let security = noise::Config::new(keypair)?;
     let sockets = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let buffered = sockets.map(|socket, _| BufReader::with_capacity(READ, socket));
-    let connections = buffered.upgrade(Version::V1Lazy).authenticate(security).multiplex(Yamux);
+    let connections = buffered.upgrade(Version::V1Lazy).authenticate(Tls::new(keypair)?).multiplex(Yamux);
     Ok(connections.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
 }
 

@@ -15,7 +15,7 @@
 use core::any::Any;
 use core::marker::PhantomData;
 use core::panic::AssertUnwindSafe;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::panic::{catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Thread, current, park};
@@ -58,6 +58,12 @@ impl Crew {
     /// Free the cores of threads that linger, for somebody else's threads.
     pub(crate) fn dismiss(&self) {
         self.notice.dismiss();
+    }
+
+    /// From now on no thread lingers after an operation.
+    pub(crate) fn never_linger(&self) {
+        self.notice.never.store(true, Ordering::Release);
+        self.dismiss();
     }
 
     /// Call `work` once for each part of `data`; part i ends at `ends[i]` and starts where the one
@@ -193,6 +199,8 @@ struct Notice {
     /// Changes with every operation.
     number: AtomicUsize,
     lingering: AtomicUsize,
+    /// Whether nobody is to linger.
+    never: AtomicBool,
     job: Mutex<Option<Arc<Job>>>,
 }
 
@@ -222,6 +230,9 @@ impl Notice {
 
     /// Take up what is posted, beginning with share `own`, until nothing has been for a while.
     fn linger(&self, own: usize) {
+        if self.never.load(Ordering::Acquire) {
+            return;
+        }
         self.lingering.fetch_add(1, Ordering::AcqRel);
         let mut seen = self.number.load(Ordering::Acquire);
         let mut since = Instant::now();

@@ -62,6 +62,12 @@ impl Executor {
         self.crew.dismiss();
     }
 
+    /// Never keep threads waiting for the next operation: most of the time goes by elsewhere, and whoever works there may
+    /// want the cores.
+    pub fn never_linger(&self) {
+        self.crew.never_linger();
+    }
+
     /// The level, as a proof.
     pub(crate) fn proven(&self) -> Proven {
         self.level

@@ -183,8 +183,6 @@ impl SharedLayer {
         let elements: &[u32] = bytemuck::cast_slice(share.as_i32()?);
         let mut packed = vec![0; elements.len().saturating_mul(self.field().bytes())];
         pack(&self.executor, self.field(), elements, self.inputs(), &mut packed)?;
-        // It is to be sent now.
-        self.executor.dismiss();
         Ok(packed)
     }
 
@@ -249,8 +247,10 @@ pub struct SharedBackend<S> {
 }
 
 impl<S: Servers> SharedBackend<S> {
-    /// For layers that `executor` runs.
+    /// For layers that `executor` runs. Its threads do not linger any more: between two operations there is mostly a round
+    /// trip, and a thread that spins keeps those that send and receive from their core.
     pub fn new(executor: Arc<Executor>, shares: Arc<dyn Shares>, servers: Arc<S>) -> Self {
+        executor.never_linger();
         Self { executor, shares, servers, spares: Arc::default(), count: Mutex::default() }
     }
 }

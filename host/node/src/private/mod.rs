@@ -198,9 +198,15 @@ impl PrivateModel {
     /// # Errors
     /// As [`PrivateModel::run`].
     pub fn forward(&mut self, ids: Tensor, lengths: &Tensor) -> Result<Tensor, NodeError> {
-        let output = self.model.forward(ids, lengths)?;
-        self.model.make_ready()?;
-        Ok(output)
+        self.model.forward(ids, lengths)
+    }
+
+    /// See [`Model::make_ready`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_ready(&mut self) -> Result<(), NodeError> {
+        self.model.make_ready()
     }
 
     /// What went over the network since it was opened.
