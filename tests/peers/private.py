@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Private runs beside plain ones, in one run, on this machine. Called by `make bench` after bench.py.
 
-Servers are processes of their own on this machine, so everything shares its processors. Every round gives each engine the
-same token ids in turn. `online` is from token ids in to embeddings out with masks ready; `masks` is what can be prepared
+Servers are processes of their own on this machine, so everything shares its processors. The kernel puts a thread that is
+woken on the processor that wakes it, so whoever sends and whoever receives may take turns on one of them while the
+other idles, which two machines would not do; `apart` is the same with their network threads kept on different
+processors. Every round gives each engine the same token ids in turn, four times. `online` is from token ids in to embeddings out with masks ready; `masks` is what can be prepared
 while nothing is asked for. Then the same over longer ways: each server in a network namespace of its own, behind a
 relay that holds every byte back for half the round trip.
 
@@ -104,6 +106,16 @@ def private(a, servers, count):
     return Engine([a.peer, a.package, str(a.threads), "private", servers.address, str(count)])
 
 
+def keep_apart(client, servers):
+    """Network threads of client and servers on two processors."""
+    one, other = sorted(os.sched_getaffinity(0))[:2]
+    for pid, name, place in [(client.process.pid, "tokio-rt-worker", one)] + [(server.pid, "ostrakon-net", other) for server in servers.processes]:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/comm") as comm:
+                if comm.read().strip() == name:
+                    os.sched_setaffinity(int(task), {place})
+
+
 def ask(engine, ids, runs):
     engine.process.stdin.write(json.dumps({"ids": ids.tolist(), "runs": runs}) + "\n")
     engine.process.stdin.flush()
@@ -124,11 +136,16 @@ def main():
     result = {}
     print(f"\nPrivate runs of one text of {TOKENS} tokens, medians of {a.rounds} rounds, milliseconds\n")
     print(f"{'servers':>8} {'online':>8} {'masks':>8} {'beside onnxruntime f32':>24} {'with masks':>11} {'client CPU beside plain':>24} {'client MB':>10} {'MB sent':>8} {'received':>9} {'ahead':>7} {'trips':>6}")
-    for count in (2, 3, 5):
+    for count, apart in ((2, False), (2, True), (3, False), (5, False)):
+        if apart and (not os.path.isdir("/proc/self/task") or os.cpu_count() < 2):
+            continue
         servers = Servers(a, count)
         try:
             shared, rows = private(a, servers, count), []
             ask(shared, ids, 1)
+            memory = shared.peak_mb()  # with masks of one text
+            if apart:
+                keep_apart(shared, servers)
             for turn in range(a.rounds):
                 row = {}
                 for name, engine in [("f32", f32), ("plain", plain), ("private", shared)][:: 1 if turn % 2 else -1]:
@@ -147,12 +164,13 @@ def main():
             trips = answer["traffic"] if "traffic" in answer and answer["traffic"] else ask(shared, ids, 0)["traffic"]
             runs = 1 + 4 * a.rounds
             ahead, sent, received, trips = (n / runs for n in trips)
-            result[str(count)] = r = dict(online_ms=middle(lambda r: r["private"]), masks_ms=middle(lambda r: r["masks"]), f32_ms=middle(lambda r: r["f32"]),
+            name = f"{count}, apart" if apart else str(count)
+            result[name] = r = dict(online_ms=middle(lambda r: r["private"]), masks_ms=middle(lambda r: r["masks"]), f32_ms=middle(lambda r: r["f32"]),
                                     online_over_f32=middle(lambda r: r["private"] / r["f32"]),
                                     all_over_f32=middle(lambda r: (r["private"] + r["masks"]) / r["f32"]),
                                     client_cpu_over_plain=middle(lambda r: (r["cpu"] + r["masks_cpu"]) / r["plain_cpu"]),
-                                    client_mb=shared.peak_mb(), plain_mb=plain.peak_mb(), sent=sent, received=received, ahead=ahead, round_trips=trips)
-            print(f"{count:>8} {r['online_ms']:>8.1f} {r['masks_ms']:>8.1f} {r['online_over_f32']:>24.2f} {r['all_over_f32']:>11.2f} {r['client_cpu_over_plain']:>24.2f}"
+                                    client_mb=memory, plain_mb=plain.peak_mb(), sent=sent, received=received, ahead=ahead, round_trips=trips)
+            print(f"{name:>8} {r['online_ms']:>8.1f} {r['masks_ms']:>8.1f} {r['online_over_f32']:>24.2f} {r['all_over_f32']:>11.2f} {r['client_cpu_over_plain']:>24.2f}"
                   f" {r['client_mb']:>10.0f} {sent / 1e6:>8.2f} {received / 1e6:>9.2f} {ahead / 1e6:>7.2f} {trips:>6.0f}")
         finally:
             shared.process.kill()

@@ -4,7 +4,7 @@
 //! "component" | "native"}`, and answers `{"ms": [..], "embeddings": [[..], ..]}`. The clock runs from
 //! token ids in to embeddings out.
 //!
-//! `embed-peer PACKAGE THREADS private ADDR K` has K servers multiply. Masks are prepared before each run: `masks_ms`; the processor
+//! `embed-peer PACKAGE THREADS private ADDR K` has K servers multiply. Masks are prepared before the runs: `masks_ms`; the processor
 //! time of this process in both is `cpu_ms` and `masks_cpu_ms`; `traffic` is what went over the network in all.
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -102,6 +102,8 @@ fn private(package: &str, options: &RunOptions, address: String, servers: u32) -
             let watch = Watch::start()?;
             model.prepare(rows)?;
             watch.stop(&mut response.masks_ms, &mut response.masks_cpu_ms)?;
+        }
+        for _ in 0..request.runs {
             std::thread::sleep(BETWEEN);
             let watch = Watch::start()?;
             let (ids, lengths) = ragged(&request.ids)?;
