@@ -138,12 +138,18 @@ fn openvino(_: &Arc<Executor>, _: &Home) -> Check {
 #[cfg(feature = "cuda")]
 fn cuda(executor: &Arc<Executor>, home: &Home) -> Check {
     let gpus = match ostrakon_nn::cuda::gpus() {
-        Ok(gpus) => gpus.join("; "),
+        Ok(gpus) => gpus,
         Err(error) => return Check::absent("cuda", error.to_string(), "everything else works without a GPU"),
     };
-    match native::named("cuda", executor, home) {
-        Ok(_) => Check::good("cuda", format!("exact on GPU 0, by --backend cuda; {gpus}")),
-        Err(error) => Check::bad("cuda", format!("{error}; {gpus}"), "it is not used; --backend cpu is exact"),
+    let wrong = |index| {
+        native::named(&format!("cuda:{index}"), executor, home).err().map(|error| format!("GPU {index}: {error}"))
+    };
+    let wrong: Vec<String> = (0..gpus.len()).filter_map(wrong).collect();
+    let gpus = gpus.join("; ");
+    if wrong.is_empty() {
+        Check::good("cuda", format!("exact, by --backend cuda or cuda:N; {gpus}"))
+    } else {
+        Check::bad("cuda", format!("{}; {gpus}", wrong.join("; ")), "do not use these GPUs; --backend cpu is exact")
     }
 }
 

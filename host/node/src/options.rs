@@ -46,7 +46,11 @@ impl Native {
             "cpu" => Some(Self::Cpu),
             "openvino" => Some(Self::OpenVino),
             "cuda" => Some(Self::Cuda(0)),
-            other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()).map(Self::Cuda),
+            other => {
+                let index = other.strip_prefix("cuda:")?.parse().ok()?;
+                // One GPU has one name: not `cuda:01`.
+                (other == format!("cuda:{index}")).then_some(Self::Cuda(index))
+            }
         }
     }
 }

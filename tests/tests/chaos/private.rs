@@ -105,14 +105,14 @@ struct Client<'a> {
     fresh: bool,
     random: Random,
     model: Option<PrivateModel>,
-    notes: usize,
+    replaced: usize,
 }
 
 impl Client<'_> {
     fn ask(&mut self, at: usize, texts: &[String], right: Digest) -> Done {
         let start = Instant::now();
         let mut model = self.model.take().unwrap_or_else(|| {
-            self.notes = 0;
+            self.replaced = 0;
             match self.user.open(self.package, self.servers) {
                 Ok((model, _)) => model,
                 Err(error) => panic!("request {at} is lost, no model: {error}"),
@@ -130,9 +130,9 @@ impl Client<'_> {
             model.run(texts, most, &unwatched).unwrap_or_else(|error| panic!("request {at} is lost: {error}"));
         assert_eq!(private.answer.digest, right, "request {at} is wrong");
         let took = start.elapsed();
-        assert!(took < PATIENCE, "request {at} took {took:?}: {:?}", private.notes);
-        let replaced = private.notes.len().saturating_sub(self.notes);
-        self.notes = private.notes.len();
+        assert!(took < PATIENCE, "request {at} took {took:?}: {:?}", private.replaced);
+        let replaced = private.replaced.len().saturating_sub(self.replaced);
+        self.replaced = private.replaced.len();
         if self.fresh {
             model.close()
         } else {
@@ -166,7 +166,7 @@ fn private_requests_survive_chaos() {
     let ask = |number: usize| {
         let (servers, fresh) = (CLIENTS[number], number + 1 == CLIENTS.len());
         let random = Random(number as u64);
-        let mut client = Client { user: &user, package: &package, servers, fresh, random, model: None, notes: 0 };
+        let mut client = Client { user: &user, package: &package, servers, fresh, random, model: None, replaced: 0 };
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             if at >= jobs {
@@ -201,6 +201,45 @@ fn private_requests_survive_chaos() {
     report(&done, began.elapsed());
     println!("troubles: {counts:?}; namespaces: {}", swarm.is_apart());
     println!("{taken} rows of masks were taken, {sent} hid a share, each of them once");
+}
+
+#[test]
+fn servers_that_are_all_gone_are_waited_for() {
+    let _turn = crate::turn();
+    let tiny = Tiny::new();
+    let package = tiny.honest(3);
+    let texts = Random(9).texts(3);
+    let right = expect(tiny.load(&package, &quick()).run(&texts, None, &unwatched)).digest;
+    let part = |at| Part {
+        operator: format!("operator-{at}"),
+        roles: vec!["execution", "scheduling"],
+        packages: vec![(package.clone(), Vec::new())],
+        ..Part::default()
+    };
+    let mut swarm = Swarm::start(&binary(), &[part(0), part(1)], false);
+    let user = User::new(swarm.schedulers(), tiny.home(), quick());
+    user.until_served(2);
+    let mut model = expect(user.open(&package, 2)).0;
+    assert_eq!(expect(model.run(&texts, None, &unwatched)).answer.digest, right);
+
+    let both = |swarm: &mut Swarm, what: fn(&mut Swarm, usize)| (0..2).for_each(|at| what(swarm, at));
+    both(&mut swarm, |swarm, at| swarm.node(at).kill());
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| expect(model.run(&texts, None, &unwatched)));
+        std::thread::sleep(Duration::from_secs(3));
+        both(&mut swarm, Swarm::restart);
+        let private = asked.join().unwrap();
+        assert_eq!(private.answer.digest, right, "{}", swarm.logs(8));
+        assert!(!private.replaced.is_empty() && private.replaced.len() < 40, "{:?}", private.replaced);
+    });
+
+    both(&mut swarm, |swarm, at| swarm.node(at).kill());
+    let began = Instant::now();
+    let vain = model.run(&texts, None, &unwatched).unwrap_err().in_full();
+    let took = began.elapsed();
+    assert!(vain.contains("nobody can take its place") && !vain.contains('\n'), "{vain}");
+    assert!((Duration::from_secs(10)..Duration::from_secs(60)).contains(&took), "{took:?}: {vain}");
+    println!("after {:.1} s: {vain}", took.as_secs_f64());
 }
 
 fn report(done: &[Done], took: Duration) {

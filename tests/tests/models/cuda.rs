@@ -69,8 +69,16 @@ fn gpus_are_chosen_by_number() {
     assert!(done.status.success(), "{}", text(&done));
     let done = emulated(&binary(), &args("cuda:2"), &two);
     assert!(!done.status.success() && text(&done).contains("there is no GPU 2"), "{}", text(&done));
-    let done = emulated(&binary(), &args("cuda:x"), &two);
-    assert!(!done.status.success() && text(&done).contains("cuda:N"), "{}", text(&done));
+    for unknown in ["cuda:x", "cuda:", "cuda:01", "cuda:+1"] {
+        let done = emulated(&binary(), &args(unknown), &two);
+        assert!(!done.status.success() && text(&done).contains("cuda:N"), "{unknown}: {}", text(&done));
+    }
+    let done = emulated(&binary(), &["doctor"], &two);
+    assert!(
+        text(&done).contains("exact, by --backend cuda or cuda:N") && text(&done).contains("GPU 1"),
+        "{}",
+        text(&done)
+    );
 }
 
 #[test]

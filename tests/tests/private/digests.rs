@@ -68,7 +68,7 @@ fn private_digests_are_plain_ones() {
         let digests: Vec<Digest> = private.answer.outputs.iter().map(|output| output.digest).collect();
         assert_eq!(digests, each, "batches of {most:?}");
         assert_eq!(private.answer.digest, all);
-        assert!(private.notes.is_empty(), "{:?}", private.notes);
+        assert!(private.replaced.is_empty(), "{:?}", private.replaced);
         println!("k = 2, {} texts, batches of {most:?}: {:.1} s", texts.len(), start.elapsed().as_secs_f64());
     }
 
@@ -133,7 +133,7 @@ fn check_some(model: &mut ostrakon_node::private::PrivateModel, texts: &[String]
         times.push(private.online);
         let digests: Vec<Digest> = private.answer.outputs.iter().map(|output| output.digest).collect();
         assert_eq!(digests, each[..texts.len()], "batches of {most:?}");
-        assert!(private.notes.is_empty(), "{:?}", private.notes);
+        assert!(private.replaced.is_empty(), "{:?}", private.replaced);
     }
     println!("  online: {}", spread(times));
 }
@@ -176,7 +176,7 @@ fn command_line(address: &str, lines: &[&String], texts: &[String], each: &[Dige
     let servers = json["servers"].as_array().unwrap();
     assert!(servers.iter().all(|leg| leg["servers"].as_array().unwrap().len() == 3), "{json}");
     assert!(
-        json["notes"].as_array().unwrap().is_empty() && json["traffic"]["round_trips"].as_u64() > Some(0),
+        json["replaced"].as_array().unwrap().is_empty() && json["traffic"]["round_trips"].as_u64() > Some(0),
         "{json}"
     );
 }

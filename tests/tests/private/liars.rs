@@ -333,8 +333,9 @@ impl Nodes {
         let private = expect(model.run(&self.texts, None, &unwatched));
         let took = start.elapsed();
         assert_eq!(private.answer.digest, self.right, "{manner:?}");
-        let [note] = private.notes.as_slice() else { panic!("{manner:?}: {:?}", private.notes) };
-        assert!(note.starts_with(&format!("{}: ", bad.own())), "{manner:?}: {note}");
+        let [replaced] = private.replaced.as_slice() else { panic!("{manner:?}: {:?}", private.replaced) };
+        assert_eq!(replaced.server, bad.own(), "{manner:?}");
+        let note = &replaced.why;
         assert!(note.contains(words) && !note.contains('\u{1b}'), "{manner:?}: {note}");
         assert!(private.legs.iter().all(|leg| !leg.servers.contains(&bad.own())), "{manner:?} is asked again");
         for node in &self.nodes {
@@ -344,9 +345,9 @@ impl Nodes {
         }
         // And without anybody who misbehaves it goes on.
         let again = expect(model.run(&self.texts, Some(2), &unwatched));
-        assert_eq!((again.answer.digest, again.notes.len()), (self.right, 1), "{manner:?}");
+        assert_eq!((again.answer.digest, again.replaced.len()), (self.right, 1), "{manner:?}");
         model.close();
-        println!("{manner:?} at place {place} of {servers}: {} ms; {}", took.as_millis(), &note[note.len().min(65)..]);
+        println!("{manner:?} at place {place} of {servers}: {} ms; {}", took.as_millis(), note);
         took
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Document<'a> {
 
 /// One text's.
 #[derive(Serialize)]
-struct Output<'a> {
+pub(super) struct Output<'a> {
     text: &'a str,
     tokens: usize,
     /// Each number in the shortest form that reads back as the same 32 bits.
@@ -65,12 +65,6 @@ impl<'a> Document<'a> {
         times: &'a Times,
         receipt: Option<Digest>,
     ) -> Self {
-        let outputs = texts.iter().zip(&answer.outputs).map(|(text, output)| Output {
-            text,
-            tokens: output.tokens,
-            embedding: &output.values,
-            digest: output.digest.to_string(),
-        });
         let blocks = answer.blocks.iter().map(|b| Block {
             name: &b.name,
             kind: &b.kind,
@@ -83,7 +77,7 @@ impl<'a> Document<'a> {
             package: model.digest().to_string(),
             profile: model.profile().to_string(),
             backend: model.backend(),
-            outputs: outputs.collect(),
+            outputs: outputs(texts, answer),
             digest: answer.digest.to_string(),
             fuel: answer.fuel,
             blocks: blocks.collect(),
@@ -98,6 +92,17 @@ impl<'a> Document<'a> {
             },
         }
     }
+}
+
+/// Each text with what came of it.
+pub(super) fn outputs<'a>(texts: &'a [String], answer: &'a Answer) -> Vec<Output<'a>> {
+    let output = |(text, output): (&'a String, &'a ostrakon_node::Output)| Output {
+        text,
+        tokens: output.tokens,
+        embedding: &output.values,
+        digest: output.digest.to_string(),
+    };
+    texts.iter().zip(&answer.outputs).map(output).collect()
 }
 
 /// Milliseconds, to the microsecond: finer is noise.

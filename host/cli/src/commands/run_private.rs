@@ -1,6 +1,6 @@
 //! `ostrakon run --private`.
 
-use super::answer::ms;
+use super::answer::{Output, ms, outputs};
 use super::run_swarm::short;
 use super::{home, plain, policy, run_tensors, size, write_json};
 use crate::args::RunArgs;
@@ -10,11 +10,11 @@ use crate::progress::Progress;
 use crate::runtime::runtime;
 use crate::style::Style;
 use crate::table;
-use ostrakon_node::private::{LegServers, PrivateAnswer, PrivateModel};
+use ostrakon_node::private::{LegServers, PrivateAnswer, PrivateModel, Replaced, Traffic};
 use ostrakon_node::swarm::client::SwarmClient;
 use ostrakon_node::{NodeError, store};
 use ostrakon_protocol::SigningKey;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -55,8 +55,17 @@ pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), P
     };
     let outcome = work();
     progress.finish();
-    let outcome = outcome?;
-    if json { write_json(&document(&input, &outcome)) } else { show(&input, &outcome) }
+    let outcome = outcome.map_err(|error| {
+        let lacking = matches!(error, NodeError::NoPlan(_));
+        let problem = Problem::from(error);
+        if !lacking {
+            return problem;
+        }
+        problem.hint(
+            "start nodes of more operators with this package, name other ones with --swarm, or ask for fewer --servers",
+        )
+    })?;
+    if json { write_json(&Document::new(&input, &outcome)) } else { show(&input, &outcome) }
 }
 
 fn names(leg: &LegServers) -> String {
@@ -64,7 +73,7 @@ fn names(leg: &LegServers) -> String {
 }
 
 fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
-    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
+    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, replaced }, package, ahead, took } =
         outcome;
     let style = Style::of_stdout();
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -77,8 +86,8 @@ fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
     writeln!(out)?;
     writeln!(out, "{} {}", entry("digest"), style.strong(&answer.digest.to_string()))?;
     writeln!(out, "{} {package}", entry("package"))?;
-    for note in notes {
-        writeln!(out, "{} replaced: {}", entry("note"), plain(note))?;
+    for replaced in replaced {
+        writeln!(out, "{} {}", entry("replaced"), plain(&replaced.to_string()))?;
     }
     let bytes = format!(
         "{} masks ahead; {} sent and {} received in {} round trips",
@@ -93,30 +102,68 @@ fn show(input: &Input, outcome: &Outcome) -> Result<(), Problem> {
     Ok(out.flush()?)
 }
 
-fn document(input: &Input, outcome: &Outcome) -> Value {
-    let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, notes }, package, ahead, took } =
-        outcome;
-    let outputs = input.texts.iter().zip(&answer.outputs).map(|(text, output)| {
-        json!({
-            "text": text, "tokens": output.tokens, "embedding": output.values, "digest": output.digest.to_string(),
-        })
-    });
-    let legs = legs.iter().map(|leg| {
-        let servers: Vec<String> = leg.servers.iter().map(ToString::to_string).collect();
-        json!({ "from": leg.from, "to": leg.to, "servers": servers })
-    });
-    json!({
-        "package": package,
-        "outputs": outputs.collect::<Vec<_>>(),
-        "digest": answer.digest.to_string(),
-        "servers": legs.collect::<Vec<_>>(),
-        "traffic": {
-            "prepared": traffic.prepared,
-            "sent": traffic.sent,
-            "received": traffic.received,
-            "round_trips": traffic.round_trips,
-        },
-        "notes": notes,
-        "timing_ms": { "total": ms(*took), "masks": ms(*ahead + *waited), "online": ms(*online) },
-    })
+/// The JSON.
+#[derive(Serialize)]
+struct Document<'a> {
+    package: &'a str,
+    outputs: Vec<Output<'a>>,
+    digest: String,
+    /// Who multiplied at last.
+    servers: Vec<Leg>,
+    /// Who did not do what it should.
+    replaced: Vec<Failed<'a>>,
+    traffic: Bytes,
+    timing_ms: Timing,
+}
+
+/// Blocks `from` to `to`, which is the first that is not among them.
+#[derive(Serialize)]
+struct Leg {
+    from: u32,
+    to: u32,
+    servers: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    server: String,
+    why: &'a str,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    prepared: u64,
+    sent: u64,
+    received: u64,
+    round_trips: u64,
+}
+
+#[derive(Serialize)]
+struct Timing {
+    total: f64,
+    masks: f64,
+    online: f64,
+}
+
+impl<'a> Document<'a> {
+    fn new(input: &'a Input, outcome: &'a Outcome) -> Self {
+        let Outcome { answer: PrivateAnswer { answer, waited, online, traffic, legs, replaced }, package, ahead, took } =
+            outcome;
+        let leg = |leg: &LegServers| Leg {
+            from: leg.from,
+            to: leg.to,
+            servers: leg.servers.iter().map(ToString::to_string).collect(),
+        };
+        let failed = |Replaced { server, why }: &'a Replaced| Failed { server: server.to_string(), why };
+        let Traffic { prepared, sent, received, round_trips } = *traffic;
+        Self {
+            package,
+            outputs: outputs(&input.texts, answer),
+            digest: answer.digest.to_string(),
+            servers: legs.iter().map(leg).collect(),
+            replaced: replaced.iter().map(failed).collect(),
+            traffic: Bytes { prepared, sent, received, round_trips },
+            timing_ms: Timing { total: ms(*took), masks: ms(*ahead + *waited), online: ms(*online) },
+        }
+    }
 }

@@ -2,14 +2,16 @@
 
 use super::connection::{Connection, Purpose};
 use crate::batch::MAX_TOKENS;
+use crate::swarm::execute::Trouble;
 use ostrakon_nn::SharedLayer;
 use ostrakon_protocol::{BlockNeeds, Digest, PublicKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Notes that are kept.
-const NOTES: usize = 64;
+/// Replaced servers that are remembered.
+const REPLACED: usize = 64;
 
 /// The package whose layers are multiplied.
 pub(super) struct Package {
@@ -36,7 +38,7 @@ pub(super) struct State {
     failing: BTreeMap<PublicKey, (Instant, Instant)>,
     /// When somebody last waited for servers and none came.
     pub(super) in_vain: Option<Instant>,
-    pub(super) notes: Vec<String>,
+    pub(super) replaced: Vec<Replaced>,
 }
 
 /// Who multiplies for which blocks.
@@ -48,6 +50,30 @@ pub struct LegServers {
     pub to: u32,
     /// The first gets shares of the codes, the others seeds.
     pub servers: Vec<PublicKey>,
+}
+
+/// A server that did not do what it should, and that another one was asked for, or the same again where there was no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// Who it was.
+    pub server: PublicKey,
+    /// What it did. Some of it may be its own words.
+    pub why: String,
+}
+
+impl Replaced {
+    pub(super) fn new(server: PublicKey, trouble: &Trouble) -> Self {
+        let why = trouble.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        // What the network says begins with whom it is about.
+        let why = why.strip_prefix(&server.to_string()).map(|rest| rest.trim_start().to_owned()).unwrap_or(why);
+        Self { server, why }
+    }
+}
+
+impl fmt::Display for Replaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.server, self.why)
+    }
 }
 
 /// Blocks, and who multiplies for them.
@@ -114,10 +140,11 @@ impl State {
         Some(who)
     }
 
-    pub(super) fn note(&mut self, note: String) {
-        tracing::warn!(note, "a server is replaced");
-        if self.notes.len() < NOTES {
-            self.notes.push(note);
+    pub(super) fn was_replaced(&mut self, server: PublicKey, trouble: &Trouble) {
+        let replaced = Replaced::new(server, trouble);
+        tracing::warn!(%replaced, "a server is replaced");
+        if self.replaced.len() < REPLACED {
+            self.replaced.push(replaced);
         }
     }
 }

@@ -29,7 +29,7 @@ mod servers;
 mod shares;
 
 pub use ledger::{Ledger, MaskRows};
-pub use legs::LegServers;
+pub use legs::{LegServers, Replaced};
 pub use servers::Traffic;
 
 use crate::error::NodeError;
@@ -80,8 +80,8 @@ pub struct PrivateAnswer {
     pub traffic: Traffic,
     /// Who multiplies what now.
     pub legs: Vec<LegServers>,
-    /// Servers that were replaced, and why.
-    pub notes: Vec<String>,
+    /// Servers that were replaced, in order.
+    pub replaced: Vec<Replaced>,
 }
 
 impl PrivateModel {
@@ -189,7 +189,7 @@ impl PrivateModel {
             answer,
             traffic: self.servers.traffic(),
             legs: self.servers.legs(),
-            notes: self.servers.notes(),
+            replaced: self.servers.replaced(),
         })
     }
 

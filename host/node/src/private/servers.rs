@@ -13,7 +13,7 @@
 
 use super::connection::{Connection, Wanted};
 use super::ledger::Ledger;
-use super::legs::{Leg, LegServers, Package, Server, State};
+use super::legs::{Leg, LegServers, Package, Replaced, Server, State};
 use super::pool::Pool;
 use super::shares::ComponentShares;
 use crate::batch::MAX_TOKENS;
@@ -34,8 +34,8 @@ use tokio::runtime::Handle;
 const CHUNK_ROWS: usize = 512;
 /// Bytes of masks and products that are kept ready.
 const POOL_BYTES: usize = 512 << 20;
-/// How often a leg is tried before the run is given up.
-const TRIES: usize = 16;
+/// How often a leg is tried before the run is given up. Patience ends sooner where nobody else is left ([`JOIN`]).
+const TRIES: usize = 64;
 /// How long a swarm may take to have enough servers: a node that comes back is known again after some seconds.
 const JOIN: Duration = Duration::from_secs(15);
 /// Time between two looks at who is there.
@@ -147,8 +147,8 @@ impl ShareServers {
         *lock(&self.waited)
     }
 
-    pub(super) fn notes(&self) -> Vec<String> {
-        lock(&self.state).notes.clone()
+    pub(super) fn replaced(&self) -> Vec<Replaced> {
+        lock(&self.state).replaced.clone()
     }
 
     pub(super) fn close(&self) {
@@ -214,7 +214,8 @@ impl ShareServers {
                 None => {}
             }
         }
-        Err(SharedError::Hopeless(format!("masks could not be prepared {TRIES} times: {}", state.notes.join("; "))))
+        let last = state.replaced.last().map(ToString::to_string).unwrap_or_default();
+        Err(SharedError::Hopeless(format!("masks could not be prepared {TRIES} times: the last time, {last}")))
     }
 
     /// `None`: a server failed and has been replaced.
@@ -334,7 +335,7 @@ impl ShareServers {
         if !trouble.may_pass() {
             state.liars.insert(failed);
         }
-        state.note(format!("{failed}: {trouble}"));
+        state.was_replaced(failed, trouble);
         if next.is_some() {
             return Ok(());
         }
@@ -343,9 +344,14 @@ impl ShareServers {
             if failing >= JOIN {
                 let seconds = failing.as_secs();
                 return Err(SharedError::Hopeless(format!(
-                    "{failed} has given nothing for {seconds} s ({trouble}) and nobody can take its place: {}",
+                    "{} for {seconds} s, and nobody can take its place: {}",
+                    Replaced::new(failed, trouble),
                     error.in_full()
                 )));
+            }
+            if !failing.is_zero() {
+                // Most likely it is asked again now: not at once.
+                std::thread::sleep(AGAIN);
             }
             // Whoever only failed may be there again; liars stay out.
             state.excluded.clone_from(&state.liars);
