@@ -23,6 +23,10 @@ pub struct Part {
     pub packages: Vec<(PathBuf, Vec<String>)>,
     /// The directory of its plugins; `None`: the ones that were built.
     pub plugins: Option<PathBuf>,
+    /// What computes; `None`: what the node chooses.
+    pub backend: Option<&'static str>,
+    /// Where it looks for libraries first, such as those of an emulated GPU.
+    pub libraries: Option<PathBuf>,
 }
 
 /// A node as a process.
@@ -161,13 +165,16 @@ impl Node {
     /// # Panics
     /// The file cannot be written.
     pub fn write_settings(&self) {
-        let Part { operator, roles, packages, plugins } = &self.part;
+        let Part { operator, roles, packages, plugins, backend, libraries: _ } = &self.part;
         let plugins = plugins.clone().unwrap_or_else(crate::packed::plugins);
         let http = &self.metrics;
         let mut text = format!("operator = {operator:?}\nroles = {roles:?}\nlisten = [{:?}]\n", self.address);
         let _ = writeln!(text, "http = {http:?}\nplugins = {plugins:?}\nthreads = 1");
         if let Some(bootstrap) = &self.bootstrap {
             let _ = writeln!(text, "bootstrap = [{bootstrap:?}]");
+        }
+        if let Some(backend) = backend {
+            let _ = writeln!(text, "backend = {backend:?}");
         }
         text.push_str("\n[trust]\nallow_unknown = true\n");
         for (package, shards) in packages {
@@ -195,6 +202,9 @@ impl Node {
         };
         let log = expect(fs::OpenOptions::new().create(true).append(true).open(&self.log));
         command.args(["--json", "node", "--config"]).arg(self.settings()).env("OSTRAKON_HOME", self.home());
+        if let Some(libraries) = &self.part.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         let mut child = expect(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn());
         let Some(out) = child.stdout.take() else { panic!("no standard output") };
         let began = Instant::now();

@@ -33,6 +33,7 @@ fn main() -> Outcome<()> {
         roles: vec![role],
         packages: vec![(package.clone(), shards.iter().map(|&shard| shard.to_owned()).collect())],
         plugins: plugins.clone(),
+        ..Part::default()
     };
     let mut parts = vec![part("lead", "scheduling", &[])];
     parts.extend(SHARDS.iter().map(|shard| part(shard, "execution", &[shard])));

@@ -13,7 +13,7 @@
 //! 3. Keys are exchanged by X25519 and ML-KEM-768 together, so that what is recorded today stays closed to the quantum
 //!    computers of later. Nothing is kept of a connection to resume it.
 //!
-//! On the network nothing is different from libp2p's: whoever does not have AES asks for ChaCha20.
+//! On the network nothing is different from libp2p's: whoever asks for ChaCha20 first gets it.
 
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite, FutureExt};

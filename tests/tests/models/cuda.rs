@@ -4,7 +4,8 @@
 //! host drives them rightly; it shows nothing of speed, of the driver's compiler or of a GPU's own arithmetic.
 
 use super::same_bytes::{FEW, GOLDEN_FEW, GOLDEN_ONE, ONE};
-use ostrakon_tests::packed::{binary, minilm};
+use ostrakon_tests::packed::{binary, minilm, plugins, smollm2};
+use ostrakon_tests::swarm::{Part, Swarm};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -57,6 +58,57 @@ fn a_model_gives_the_same_digest() {
         assert!(done.status.success(), "{}", text(&done));
         assert!(text(&done).contains(golden.trim()), "{}", text(&done));
     }
+}
+
+#[test]
+fn a_sentence_is_the_same_and_its_receipt_stands() {
+    let (model, built, folder) = (smollm2(), plugins(), tempfile::tempdir().unwrap());
+    let receipt = folder.path().join("receipt");
+    let (model, receipt) = (model.to_str().unwrap(), receipt.to_str().unwrap());
+    let say = |backend, more: &[&str]| {
+        let args =
+            ["--json", "chat", model, "Say hello", "--max-tokens", "4", "--allow-unknown-signer", "--backend", backend];
+        let done = emulated(&binary(), &[&args, more].concat(), &[]);
+        let answer: serde_json::Value =
+            serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{}", text(&done)));
+        assert_eq!(answer["backend"], backend);
+        answer["tokens"].clone()
+    };
+    assert_eq!(say("cuda", &["--receipt", receipt]), say("cpu", &[]));
+    // The bytes of all that every block gave, for the prompt and for each token.
+    let args = ["audit", receipt, "--package", model, "--allow-unknown-signer", "--plugins", built.to_str().unwrap()];
+    let done = emulated(&binary(), &args, &[]);
+    assert!(done.status.success(), "{}", text(&done));
+}
+
+#[test]
+fn gpus_multiply_shares() {
+    let part = |operator: &str| Part {
+        operator: operator.to_owned(),
+        roles: vec!["execution", "scheduling"],
+        packages: vec![(minilm(1), Vec::new())],
+        backend: Some("cuda"),
+        libraries: Some(emulator().to_owned()),
+        ..Part::default()
+    };
+    let swarm = Swarm::start(&binary(), &[part("one"), part("other")], false);
+    let (model, address) = (minilm(1), swarm.schedulers().join(","));
+    let status = emulated(&binary(), &["--json", "status", "--swarm", &address], &[]);
+    assert!(text(&status).contains("cuda") && !text(&status).contains("openvino"), "{}", text(&status));
+    let args = [
+        "--json",
+        "run",
+        model.to_str().unwrap(),
+        "--private",
+        "--swarm",
+        &address,
+        "--allow-unknown-signer",
+        "--text",
+        ONE[0],
+    ];
+    let done = emulated(&binary(), &args, &[("OSTRAKON_PLUGINS", plugins().to_str().unwrap())]);
+    assert!(done.status.success(), "{}\n{}", text(&done), swarm.logs(8));
+    assert!(text(&done).contains(GOLDEN_ONE.trim()), "{}", text(&done));
 }
 
 #[test]
