@@ -242,6 +242,33 @@ fn servers_that_are_all_gone_are_waited_for() {
     println!("after {:.1} s: {vain}", took.as_secs_f64());
 }
 
+#[test]
+fn servers_that_all_stall_end_a_run() {
+    let _turn = crate::turn();
+    let tiny = Tiny::new();
+    let package = tiny.honest(3);
+    let part = |at| Part {
+        operator: format!("operator-{at}"),
+        roles: vec!["execution", "scheduling"],
+        packages: vec![(package.clone(), Vec::new())],
+        ..Part::default()
+    };
+    let swarm = Swarm::start(&binary(), &[part(0), part(1), part(2)], false);
+    let user = User::new(swarm.schedulers(), tiny.home(), quick());
+    user.until_served(3);
+    let mut model = expect(user.open(&package, 2)).0;
+    let texts = Random(9).texts(3);
+    expect(model.run(&texts, None, &unwatched));
+    swarm.nodes.iter().for_each(|node| node.signal("STOP"));
+    let began = Instant::now();
+    let vain = model.run(&texts, None, &unwatched).unwrap_err().in_full();
+    let took = began.elapsed();
+    swarm.nodes.iter().for_each(|node| node.signal("CONT"));
+    assert!(vain.contains("did not answer within"), "{vain}");
+    assert!(took < Duration::from_secs(75), "{took:?}: {vain}");
+    println!("after {:.1} s: {vain}", took.as_secs_f64());
+}
+
 fn report(done: &[Done], took: Duration) {
     let times = |of: &dyn Fn(&Done) -> bool| spread(done.iter().filter(|d| of(d)).map(|d| d.took).collect());
     println!("{} requests in {:.1} s", done.len(), took.as_secs_f64());

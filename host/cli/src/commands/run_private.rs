@@ -12,7 +12,7 @@ use crate::style::Style;
 use crate::table;
 use ostrakon_node::private::{LegServers, PrivateAnswer, PrivateModel, Replaced, Traffic};
 use ostrakon_node::swarm::client::SwarmClient;
-use ostrakon_node::{NodeError, store};
+use ostrakon_node::{ErrorKind, NodeError, store};
 use ostrakon_protocol::SigningKey;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -44,9 +44,11 @@ pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), P
     let client = runtime.block_on(SwarmClient::connect(&args.swarm, key))?;
     let progress = Progress::new(json);
     let watch = |event| progress.show(event);
+    let mut opened = false;
     let work = || {
         let handle = runtime.handle().clone();
         let mut model = PrivateModel::open(&directory, &policy, &home, &options, client, handle, args.servers)?;
+        opened = true;
         let ahead = model.prepare(model.rows(&input.texts)?)?;
         let answer = model.run(&input.texts, most, &watch);
         let package = model.model().digest().to_string();
@@ -56,7 +58,8 @@ pub(crate) fn run(mut args: RunArgs, json: bool, start: Instant) -> Result<(), P
     let outcome = work();
     progress.finish();
     let outcome = outcome.map_err(|error| {
-        let lacking = matches!(error, NodeError::NoPlan(_));
+        let failed = opened && error.kind() == ErrorKind::Failed && error.hint().is_none();
+        let lacking = failed || matches!(error, NodeError::NoPlan(_));
         let problem = Problem::from(error);
         if !lacking {
             return problem;

@@ -246,6 +246,12 @@ fn unreachable(peer: String, error: &DialError) -> NetError {
 }
 
 /// What went wrong, with its causes.
+/// What an error says, without the list that libp2p makes of one of them.
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    text.replace("Multiple dial errors occurred: - ", "").trim_matches([':', ' ']).to_owned()
+}
+
 fn why(error: &DialError) -> String {
     match error {
         DialError::NoAddresses => "no address of it is known".to_owned(),
@@ -256,16 +262,16 @@ fn why(error: &DialError) -> String {
         }
         DialError::Transport(errors) => {
             let each = |(address, error): &(Multiaddr, libp2p::TransportError<std::io::Error>)| {
-                let mut text = format!("{address}: {error}");
-                let mut cause = std::error::Error::source(error);
-                while let Some(source) = cause {
-                    let said = source.to_string();
-                    if !text.contains(&said) {
-                        text = format!("{text}: {said}");
+                let mut said = vec![address.to_string()];
+                let mut cause: Option<&dyn std::error::Error> = Some(error);
+                while let Some(error) = cause {
+                    let text = on_one_line(error);
+                    if !text.is_empty() && !said.iter().any(|before| before.contains(&text)) {
+                        said.push(text);
                     }
-                    cause = source.source();
+                    cause = error.source();
                 }
-                text
+                said.join(": ")
             };
             errors.iter().map(each).collect::<Vec<_>>().join("; ")
         }

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub const NAME: &str = "shared";
 
 /// How often a product is tried before it is given up.
-const TRIES: usize = 64;
+const TRIES: usize = 256;
 
 /// Splits, checks and combines: a component of the world `secret-sharing`.
 pub trait Shares: Send + Sync {

@@ -34,8 +34,8 @@ pub(super) struct State {
     pub(super) excluded: BTreeSet<PublicKey>,
     /// Whoever sent something wrong: not asked again, even if nobody else is left.
     pub(super) liars: BTreeSet<PublicKey>,
-    /// When whoever failed, and is asked again for want of others, failed first and last since it gave anything right.
-    failing: BTreeMap<PublicKey, (Instant, Instant)>,
+    /// When whoever failed, and is asked again for want of others, failed first.
+    failing: BTreeMap<PublicKey, Instant>,
     /// When somebody last waited for servers and none came.
     pub(super) in_vain: Option<Instant>,
     pub(super) replaced: Vec<Replaced>,
@@ -121,16 +121,14 @@ impl State {
         self.legs.get(at)?.servers.get(number).map(|server| server.node)
     }
 
-    /// A server failed and nobody can take its place: for how long that has gone on, without twice the patience between two
-    /// failures.
-    pub(super) fn failing_for(&mut self, node: PublicKey, patience: Duration) -> Duration {
-        let now = Instant::now();
-        let (first, last) = self.failing.entry(node).or_insert((now, now));
-        if now.duration_since(*last) > 2 * patience {
-            *first = now;
-        }
-        *last = now;
-        now.duration_since(*first)
+    /// A server failed and nobody can take its place: how long ago it did so first, since it gave anything or the run went on.
+    pub(super) fn failing_for(&mut self, node: PublicKey) -> Duration {
+        self.failing.entry(node).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// The run goes on.
+    pub(super) fn went_on(&mut self) {
+        self.failing.clear();
     }
 
     /// A server gave what was wanted.
@@ -143,7 +141,7 @@ impl State {
     pub(super) fn was_replaced(&mut self, server: PublicKey, trouble: &Trouble) {
         let replaced = Replaced::new(server, trouble);
         tracing::warn!(%replaced, "a server is replaced");
-        if self.replaced.len() < REPLACED {
+        if self.replaced.len() < REPLACED && !self.replaced.contains(&replaced) {
             self.replaced.push(replaced);
         }
     }

@@ -34,8 +34,9 @@ use tokio::runtime::Handle;
 const CHUNK_ROWS: usize = 512;
 /// Bytes of masks and products that are kept ready.
 const POOL_BYTES: usize = 512 << 20;
-/// How often a leg is tried before the run is given up. Patience ends sooner where nobody else is left ([`JOIN`]).
-const TRIES: usize = 64;
+/// How often a leg is tried before the run is given up: by whom ever new nodes are sent. Where nobody else is left patience ends
+/// sooner ([`JOIN`]).
+const TRIES: usize = 256;
 /// How long a swarm may take to have enough servers: a node that comes back is known again after some seconds.
 const JOIN: Duration = Duration::from_secs(15);
 /// Time between two looks at who is there.
@@ -340,7 +341,7 @@ impl ShareServers {
             return Ok(());
         }
         if let Err(error) = self.plan(state, Duration::ZERO) {
-            let failing = state.failing_for(failed, JOIN);
+            let failing = state.failing_for(failed);
             if failing >= JOIN {
                 let seconds = failing.as_secs();
                 return Err(SharedError::Hopeless(format!(
@@ -349,10 +350,8 @@ impl ShareServers {
                     error.in_full()
                 )));
             }
-            if !failing.is_zero() {
-                // Most likely it is asked again now: not at once.
-                std::thread::sleep(AGAIN);
-            }
+            // Most likely it is asked again now: not at once.
+            std::thread::sleep(AGAIN);
             // Whoever only failed may be there again; liars stay out.
             state.excluded.clone_from(&state.liars);
             self.plan(state, JOIN).map_err(|again| {
@@ -429,6 +428,7 @@ impl Servers for ShareServers {
             Ok((product, [sent, received], connection)) => {
                 self.keep(&mut state, at, 0, connection);
                 let who = state.gave(at, 0);
+                state.went_on();
                 let mut traffic = lock(&self.traffic);
                 traffic.sent += sent;
                 traffic.received += received;
