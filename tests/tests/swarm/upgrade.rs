@@ -49,6 +49,7 @@ fn a_hundred_jobs_while_components_are_replaced() {
         roles: vec!["execution", ["scheduling", "verification", "execution", "execution"][at]],
         packages: vec![(old.clone(), vec![])],
         plugins: Some(plugins.clone()),
+        ..Part::default()
     };
     let parts: Vec<Part> = (0..4).map(|at| Part { roles: dedup(part(at).roles), ..part(at) }).collect();
     let mut swarm = Swarm::start(&packed::binary(), &parts, false);
