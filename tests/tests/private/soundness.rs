@@ -27,8 +27,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// How often a backend tries a product.
-const TRIES: usize = 8;
+/// How many wrong answers to one product a backend takes.
+const WRONG: usize = 8;
 /// Caught lies that a liar remembers.
 const REMEMBERED: usize = 64;
 
@@ -389,7 +389,7 @@ fn trials(source: Arc<dyn LayerSource>, names: &[String], count: usize, seed: u6
                     state.seeded = seeded.max(2);
                     state.masks.extend([(1, at, number), (2, at, minus(field, number))]);
                 }
-                Lie::Always => state.online.extend([lie; TRIES]),
+                Lie::Always => state.online.extend([lie; WRONG]),
                 _ => state.online.push_back(lie),
             }
         }
@@ -399,7 +399,7 @@ fn trials(source: Arc<dyn LayerSource>, names: &[String], count: usize, seed: u6
         assert_eq!(state.named, state.lied, "trial {trial}, {lie:?}");
         assert!(!state.lied.is_empty());
         match (lie, result) {
-            (Lie::Always, Err(ProductError::Unavailable(_))) => assert_eq!(state.lied.len(), TRIES),
+            (Lie::Always, Err(ProductError::Unavailable(_))) => assert_eq!(state.lied.len(), WRONG),
             (_, Ok(true)) if lie != Lie::Always => {}
             (_, result) => panic!("trial {trial}: {lie:?} gives {result:?}"),
         }

@@ -35,8 +35,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Its name.
 pub const NAME: &str = "shared";
 
-/// How often a product is tried before it is given up.
+/// How often a product is tried before it is given up. Servers that are waited for are given up sooner.
 const TRIES: usize = 256;
+/// Wrong answers to one product before it is given up.
+const WRONG: usize = 8;
 
 /// Splits, checks and combines: a component of the world `secret-sharing`.
 pub trait Shares: Send + Sync {
@@ -313,7 +315,7 @@ impl<S: Servers> SharedProduct<S> {
 
     /// The product of the codes modulo p.
     fn product(&self, codes: &Tensor, rows: usize) -> Result<Tensor, ProductError> {
-        let mut reason = String::new();
+        let (mut reason, mut wrong_answers) = (String::new(), 0);
         for _ in 0..TRIES {
             let tried = self.servers.masked(&self.layer, rows).and_then(|masked| {
                 let share = self.shares.split(self.layer.field(), codes, &masked.mask).map_err(hopeless)?;
@@ -321,6 +323,7 @@ impl<S: Servers> SharedProduct<S> {
                 if let Some(row) = self.layer.check(&*self.shares, &share, &product).map_err(hopeless)? {
                     let wrong = Wrong { layer: self.layer.name.clone(), row };
                     self.servers.wrong(&who, &wrong);
+                    wrong_answers += 1;
                     return Err(SharedError::Lost(format!(
                         "{who} answered row {row} of layer `{}` wrongly",
                         wrong.layer
@@ -331,7 +334,10 @@ impl<S: Servers> SharedProduct<S> {
             });
             match tried {
                 Ok(sum) => return Ok(sum),
-                Err(SharedError::Lost(why)) => reason = why,
+                Err(SharedError::Lost(why)) if wrong_answers < WRONG => reason = why,
+                Err(SharedError::Lost(why)) => {
+                    return Err(ProductError::Unavailable(format!("{WRONG} answers were wrong; the last time, {why}")));
+                }
                 Err(SharedError::Hopeless(why)) => return Err(ProductError::Unavailable(why)),
             }
         }
